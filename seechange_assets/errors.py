@@ -1,0 +1,86 @@
+"""One exception tree, two branches: what a retry may cure and what it cannot.
+
+Every error says what happened, where, and what to do. The branch decides how the
+failure is recorded: `RetriableError` partitions wait for something (a master, a
+reference, a service), `DataError` partitions need a person or other data.
+"""
+
+
+class SeeChangeError(Exception):
+    """Root of every error this project raises on purpose."""
+
+
+class RetriableError(SeeChangeError):
+    """Something outside the data is missing now and may be there later."""
+
+
+class DataError(SeeChangeError):
+    """The data or the request cannot give a product; trying again gives the same answer."""
+
+
+class MasterNotFound(RetriableError):
+    """No master calibration frame is valid for this CCD, date and filter."""
+
+
+class ReferenceNotFound(RetriableError):
+    """No reference covers this image yet."""
+
+
+class ServiceUnavailable(RetriableError):
+    """A service (Postgres, broker, catalogue server) does not answer."""
+
+
+class CatalogError(RetriableError):
+    """The sky catalogue has no usable answer for this field."""
+
+
+class BadExposure(DataError):
+    """A raw file that cannot be registered: unreadable, incomplete or with absurd header values."""
+
+
+class ExposureConflict(DataError):
+    """The key of this exposure is taken by a file with other bytes."""
+
+
+class InvalidName(DataError):
+    """A name that may become a path or a key breaks the allow-list."""
+
+
+class BadPixels(DataError):
+    """The pixels of a CCD hold no usable information (all NaN, constant, saturated)."""
+
+
+class TooFewStars(DataError):
+    """Not enough stars for a fit.
+
+    Parameters
+    ----------
+    step : str
+        The fit that failed, e.g. ``"psf"``.
+    n_found, n_required : int
+        What there was and what is needed.
+    """
+
+    def __init__(self, step: str, n_found: int, n_required: int, advice: str = "") -> None:
+        self.step, self.n_found, self.n_required = step, n_found, n_required
+        super().__init__(f"{step}: {n_found} usable stars found, {n_required} required. {advice}".strip())
+
+
+class AstrometryError(DataError):
+    """No trustworthy astrometric solution."""
+
+
+class ReferenceUnusable(DataError):
+    """A reference exists but cannot be subtracted from this image (no overlap, masked, other filter)."""
+
+
+class TooManyDetections(DataError):
+    """More detections than a real sky can give: the subtraction is bad."""
+
+
+class ArchiveError(DataError):
+    """A file of the archive is missing or differs from its row."""
+
+
+class ParameterError(DataError):
+    """A configuration that names an unknown parameter or gives one a value it cannot have."""

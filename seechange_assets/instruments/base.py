@@ -1,0 +1,122 @@
+"""What an instrument must define; `docs/instruments.md` walks through a new one.
+
+An instrument is a subclass of `Instrument` registered by name. It knows its CCDs,
+reads a raw file (or a calibrated one) and turns the header into `ExposureInfo`.
+Nothing here touches Dagster, the database or the environment.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seechange_assets.errors import ParameterError
+from seechange_assets.products import ExposureInfo, FlagImage, FloatImage, ImageInfo
+
+if TYPE_CHECKING:
+    from astropy.io.fits import Header
+
+
+@dataclass(frozen=True, slots=True)
+class Amplifier:
+    """One read-out channel of a CCD. Slices are ``(y, x)`` numpy slices.
+
+    ``raw_data`` and ``raw_overscan`` index the raw array, ``ccd`` the trimmed CCD frame.
+    """
+
+    name: str
+    raw_data: tuple[slice, slice]
+    raw_overscan: tuple[slice, slice]
+    ccd: tuple[slice, slice]
+    gain: float
+    read_noise: float
+    saturation: float
+    nonlinearity: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RawCcd:
+    """The pixels of one CCD as read from a file.
+
+    ``data`` is the raw array (untrimmed) for raw files or the calibrated frame when
+    ``info.steps_done`` says so; ``flags`` and ``variance`` come from the file where it has them
+    (calibrated frames only). ``amplifiers`` is empty for calibrated frames.
+    """
+
+    info: ImageInfo
+    data: NDArray[np.float32]
+    amplifiers: tuple[Amplifier, ...] = ()
+    flags: FlagImage | None = None
+    variance: FloatImage | None = None
+
+
+class Instrument(ABC):
+    """Base class of every instrument. Subclasses register under ``name``."""
+
+    name: ClassVar[str] = ""
+    telescope: ClassVar[str] = ""
+    ccds: ClassVar[tuple[str, ...]] = ()
+    ccd_shape: ClassVar[tuple[int, int]] = (0, 0)
+    pixel_scale_arcsec: ClassVar[float] = float("nan")
+    filters: ClassVar[tuple[str, ...]] = ()
+    #: Steps `science.detrend` applies to this instrument's raw frames, in order.
+    steps: ClassVar[tuple[str, ...]] = ("overscan", "bias", "linearity", "flat")
+    #: Colour transform from Gaia: filter -> polynomial c_i with
+    #: m_filter = G - sum c_i (BP-RP)^i; see `gaia_magnitude`.
+    gaia_colors: ClassVar[dict[str, tuple[float, ...]]] = {}
+
+    _registry: ClassVar[dict[str, type["Instrument"]]] = {}
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.name:
+            Instrument._registry[cls.name] = cls
+
+    @abstractmethod
+    def read_exposure(self, path: Path) -> ExposureInfo:
+        """Parse and validate the header of a file (every extension's presence too).
+
+        Raises
+        ------
+        BadExposure
+            Not FITS, truncated, wrong extensions, or a missing or absurd value; one
+            line that names the keyword or extension.
+        """
+
+    @abstractmethod
+    def read_ccd(self, path: Path, ccd: str) -> RawCcd:
+        """Read the pixels of one CCD.
+
+        Raises
+        ------
+        BadExposure
+            When the extension cannot be read.
+        """
+
+    def bad_pixels(self, ccd: str) -> FlagImage:
+        """The standard bad-pixel flags of a CCD (none by default), shape ``ccd_shape``."""
+        return np.zeros(self.ccd_shape, np.uint16)
+
+    def gaia_magnitude(self, filter_name: str, mag_g: NDArray, color: NDArray) -> NDArray:
+        """AB magnitude in a filter from Gaia G and BP-RP; identity where no transform is known."""
+        coefficients = self.gaia_colors.get(filter_name, ())
+        return mag_g - sum((c * color**i for i, c in enumerate(coefficients)), start=np.zeros_like(mag_g))
+
+
+def get_instrument(name: str) -> Instrument:
+    """The instrument registered under `name`.
+
+    Raises
+    ------
+    ParameterError
+        With the names that exist.
+    """
+    from seechange_assets.instruments import decam, generic, ls4  # noqa: F401  (they register themselves)
+
+    if name not in Instrument._registry:
+        known = ", ".join(sorted(Instrument._registry))
+        raise ParameterError(f"instrument {name!r} is not known: expected one of {known}")
+    return Instrument._registry[name]()

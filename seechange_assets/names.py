@@ -1,0 +1,22 @@
+"""The allow-list every name passes before it becomes a path, a key or a topic."""
+
+import re
+
+from seechange_assets.errors import InvalidName
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,80}")
+
+
+def checked_name(name: str, what: str = "name") -> str:
+    """Return `name` if it matches ``[A-Za-z0-9_.-]{1,80}`` and is no path step (``.``, ``..``).
+
+    Raises
+    ------
+    InvalidName
+        With the offending name, shortened and escaped.
+    """
+    if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name) or set(name) == {"."}:
+        raise InvalidName(
+            f"{what} {str(name)[:60]!r} is not allowed: use 1 to 80 of the characters A-Z a-z 0-9 _ . -"
+        )
+    return name
