@@ -184,6 +184,21 @@ class Psf:
 
 
 @dataclass(frozen=True, slots=True)
+class SkyCatalog:
+    """Stars of an external catalogue around a field, at the catalogue's epoch.
+
+    Columns: ``ra, dec`` [deg, ICRS], ``ra_err, dec_err`` [mas], ``pm_ra`` (times cos dec), ``pm_dec``
+    [mas/yr], ``parallax`` [mas], ``mag_g, mag_bp, mag_rp`` and their ``_err`` [mag, Vega as Gaia
+    gives them]; unknown values are NaN. ``epoch_yr`` is a Julian year, ``name`` identifies
+    source and content (first ten characters of a hash included).
+    """
+
+    table: "Table"
+    epoch_yr: float
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Wcs:
     """Astrometric solution.
 
