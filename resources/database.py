@@ -1,0 +1,85 @@
+"""The survey database: one engine per process, short transactions, migrations."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from seechange_assets.errors import ServiceUnavailable
+
+MIGRATIONS = Path(__file__).resolve().parents[1] / "sql" / "migrations"
+
+
+class Database:
+    """Sessions on the survey database.
+
+    Parameters
+    ----------
+    url : str
+        SQLAlchemy URL with its driver written out (``postgresql+psycopg2://``).
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __repr__(self) -> str:
+        return f"Database({sa.make_url(self._url).render_as_string(hide_password=True)})"
+
+    @cached_property
+    def engine(self) -> sa.Engine:
+        """Pooled engine; a stale connection is replaced before use."""
+        return sa.create_engine(self._url, pool_size=2, max_overflow=8, pool_pre_ping=True)
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """One transaction: commit at the end, roll back on any error.
+
+        Raises
+        ------
+        ServiceUnavailable
+            When Postgres does not answer.
+        """
+        try:
+            with Session(self.engine, expire_on_commit=False) as session, session.begin():
+                yield session
+        except OperationalError as error:
+            if error.connection_invalidated or "connect" in str(error.orig).lower():
+                raise ServiceUnavailable(f"Postgres does not answer ({_first_line(error.orig)}); run `seechange up`") from error
+            raise
+
+    def upgrade(self, revision: str = "head") -> None:
+        """Bring the schema to `revision`; processes that do so at once take turns."""
+        from alembic import command
+
+        with self.engine.connect() as lock:
+            lock.execute(sa.text("SELECT pg_advisory_lock(7315)"))
+            try:
+                command.upgrade(self._alembic(), revision)
+            finally:
+                lock.execute(sa.text("SELECT pg_advisory_unlock(7315)"))
+
+    def revisions(self) -> tuple[str | None, str | None]:
+        """(revision of the database, newest revision of the code)."""
+        from alembic.runtime.migration import MigrationContext
+        from alembic.script import ScriptDirectory
+
+        with self.engine.connect() as connection:
+            current = MigrationContext.configure(connection).get_current_revision()
+        return current, ScriptDirectory.from_config(self._alembic()).get_current_head()
+
+    def _alembic(self) -> Any:
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.attributes["engine"] = self.engine
+        return config
+
+
+def _first_line(error: object) -> str:
+    return str(error).strip().splitlines()[0]
