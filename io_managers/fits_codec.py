@@ -1,0 +1,181 @@
+"""Products to FITS and back, exactly.
+
+One rule serves every product: arrays become image extensions, tables become binary
+tables, everything else is JSON in the extension ``META``. Extension names are field
+names (``PSF.COEFFICIENTS`` for nested products), so a file opens in any FITS viewer.
+The bytes depend on the product and its provenance only: no time stamps.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from seechange_assets import products
+from seechange_assets.errors import ArchiveError
+
+if TYPE_CHECKING:
+    from astropy.io.fits import HDUList
+
+META = "META"
+_PRODUCT_CLASSES = {name: value for name, value in vars(products).items() if dataclasses.is_dataclass(value)}
+
+
+def write_product(product: Any, path: Path, cards: dict[str, str]) -> None:
+    """Write `product` to a new FITS file; `cards` go into the primary header.
+
+    CHECKSUM and DATASUM are set in every extension.
+    """
+    from astropy.io import fits
+
+    blocks: dict[str, Any] = {}
+    meta = _flatten(product, "", blocks)
+    primary = fits.PrimaryHDU()
+    for keyword, value in cards.items():
+        primary.header[keyword] = value
+    hdus = fits.HDUList([primary, *(_to_hdu(name, block, product) for name, block in blocks.items())])
+    text = json.dumps(meta, sort_keys=True, separators=(",", ":")).encode()
+    hdus.append(fits.ImageHDU(np.frombuffer(text, np.uint8), name=META))
+    for hdu in hdus:
+        hdu.add_checksum(when="")
+    hdus.writeto(path, overwrite=True, output_verify="exception")
+
+
+def read_product(path: Path) -> Any:
+    """Read a product back, arrays read-only and in native byte order.
+
+    Raises
+    ------
+    ArchiveError
+        When the file is not one of ours.
+    """
+    from astropy.io import fits
+
+    try:
+        with fits.open(path, memmap=False, character_as_bytes=False) as hdus:
+            meta = json.loads(hdus[META].data.tobytes())
+            return _restore(meta, hdus)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise ArchiveError(f"{path} is not a readable product file: {error}") from error
+
+
+def content_hash(product: Any) -> str:
+    """SHA-256 of the arrays and values of a product, whatever its provenance.
+
+    It is the `DataVersion` of the materialization: equal content makes nothing stale.
+    """
+    digest = hashlib.sha256()
+    for name, value in _leaves(product, ""):
+        digest.update(name.encode())
+        if isinstance(value, np.ndarray):
+            digest.update(f"{value.dtype.str}{value.shape}".encode())
+            digest.update(np.ascontiguousarray(value).data if value.dtype.kind != "U" else value.astype("S").tobytes())
+        else:
+            digest.update(json.dumps(value, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def freeze(product: Any) -> Any:
+    """Make every array of a product read-only, in place, and return the product."""
+    for _, value in _leaves(product, ""):
+        if isinstance(value, np.ndarray) and value.flags.owndata:
+            value.setflags(write=False)
+    return product
+
+
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    if dataclasses.is_dataclass(value):
+        for item in dataclasses.fields(value):
+            yield from _leaves(getattr(value, item.name), f"{name}.{item.name}")
+    elif _is_table(value):
+        for column in value.colnames:
+            yield f"{name}.{column}", np.asarray(value[column])
+    else:
+        yield name, value
+
+
+def _is_table(value: Any) -> bool:
+    return hasattr(value, "colnames")
+
+
+def _flatten(value: Any, name: str, blocks: dict[str, Any]) -> Any:
+    """JSON for `value`; arrays and tables move to `blocks` and leave their name."""
+    if dataclasses.is_dataclass(value):
+        fields = {
+            item.name: _flatten(getattr(value, item.name), f"{name}.{item.name}".strip("."), blocks)
+            for item in dataclasses.fields(value)
+        }
+        return {"product": type(value).__name__, "fields": fields}
+    if isinstance(value, np.ndarray) or _is_table(value):
+        blocks[name.upper()] = value
+        return {"hdu": name.upper(), "dtype": None if _is_table(value) else value.dtype.str}
+    if isinstance(value, tuple):
+        return {"tuple": [_flatten(item, name, blocks) for item in value]}
+    if isinstance(value, dict):
+        return {"dict": {key: _flatten(item, name, blocks) for key, item in value.items()}}
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _restore(meta: Any, hdus: "HDUList") -> Any:
+    if not isinstance(meta, dict):
+        return meta
+    if "product" in meta:
+        fields = {key: _restore(item, hdus) for key, item in meta["fields"].items()}
+        return _PRODUCT_CLASSES[meta["product"]](**fields)
+    if "tuple" in meta:
+        return tuple(_restore(item, hdus) for item in meta["tuple"])
+    if "dict" in meta:
+        return {key: _restore(item, hdus) for key, item in meta["dict"].items()}
+    return _from_hdu(hdus[meta["hdu"]], meta["dtype"])
+
+
+def _to_hdu(name: str, block: Any, product: Any) -> Any:
+    from astropy.io import fits
+
+    if _is_table(block):
+        hdu = fits.table_to_hdu(block)
+        hdu.name = name
+        return hdu
+    hdu = fits.ImageHDU(block, name=name)
+    text = _wcs_text(product)
+    if text and block.ndim == 2 and "COEFFICIENTS" not in name:
+        for card in products.header_from_text(text).cards:
+            if card.keyword not in hdu.header and card.keyword not in ("", "COMMENT", "HISTORY", "SIMPLE", "EXTEND"):
+                hdu.header.append(card, end=True)
+    return hdu
+
+
+def _wcs_text(product: Any) -> str:
+    if isinstance(product, products.Image):
+        return product.info.wcs_guess
+    if isinstance(product, (products.Difference, products.Reference)):
+        return product.wcs.header
+    return ""
+
+
+def _from_hdu(hdu: Any, dtype: str | None) -> Any:
+    if dtype is None:
+        return _from_table_hdu(hdu)
+    array = np.ascontiguousarray(hdu.data).astype(np.dtype(dtype).newbyteorder("="), copy=False)
+    array.setflags(write=False)
+    return array
+
+
+def _from_table_hdu(hdu: Any) -> Any:
+    from astropy.table import Column, Table
+
+    table = Table.read(hdu)
+    table.convert_bytestring_to_unicode()
+    native = {
+        name: Column(
+            np.ascontiguousarray(table[name], dtype=table[name].dtype.newbyteorder("=")), unit=table[name].unit
+        )
+        for name in table.colnames
+    }
+    for column in native.values():
+        column.setflags(write=False)
+    return Table(native, copy=False)

@@ -1,0 +1,139 @@
+"""The file archive: a local directory or any fsspec URL.
+
+A local file appears by temporary name, fsync, rename: it is whole or absent.
+Paths are relative to the root and every part passes the allow-list.
+"""
+
+import hashlib
+import os
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from seechange_assets.errors import ArchiveError
+from seechange_assets.names import checked_name
+
+TEMPORARY_PREFIX = ".partial-"
+
+
+class Archive:
+    """Whole files under checked relative paths.
+
+    Parameters
+    ----------
+    root : str
+        A directory, or an fsspec URL such as ``s3://bucket/prefix``.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root.rstrip("/")
+        self._is_local = "://" not in root
+
+    def __repr__(self) -> str:
+        return f"Archive({self.root!r})"
+
+    def write(self, path: str, writer: Callable[[Path], None]) -> tuple[str, int]:
+        """Let `writer` fill a temporary file, then put it at `path` in one step.
+
+        Returns
+        -------
+        (sha256, n_bytes) of the file.
+        """
+        checked_path(path)
+        if not self._is_local:
+            return self._upload(path, writer)
+        target = Path(self.root, path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{target.name}")
+        try:
+            writer(temporary)
+            sha256, n_bytes = file_digest(temporary), temporary.stat().st_size
+            _sync(temporary)
+            os.replace(temporary, target)
+            _sync(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return sha256, n_bytes
+
+    @contextmanager
+    def local_copy(self, path: str) -> Iterator[Path]:
+        """The file at `path` as a local file (itself, or a temporary download).
+
+        Raises
+        ------
+        ArchiveError
+            When there is no such file.
+        """
+        checked_path(path)
+        if self._is_local:
+            if not Path(self.root, path).is_file():
+                raise ArchiveError(f"{path} is missing from the archive {self.root}; `seechange verify` lists all that is")
+            yield Path(self.root, path)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder, PurePosixPath(path).name)
+            try:
+                self._filesystem().get_file(f"{self.root}/{path}", str(local))
+            except FileNotFoundError as error:
+                raise ArchiveError(f"{path} is missing from the archive {self.root}") from error
+            yield local
+
+    def exists(self, path: str) -> bool:
+        """Whether a file is at `path`."""
+        checked_path(path)
+        return Path(self.root, path).is_file() if self._is_local else self._filesystem().exists(f"{self.root}/{path}")
+
+    def files(self) -> Iterator[str]:
+        """Every file's path relative to the root, sorted; leftovers of killed writers included."""
+        if self._is_local:
+            yield from sorted(str(p.relative_to(self.root)) for p in Path(self.root).rglob("*") if p.is_file())
+            return
+        filesystem = self._filesystem()
+        root = filesystem._strip_protocol(self.root)
+        yield from sorted(str(name)[len(root) :].lstrip("/") for name in filesystem.find(self.root))
+
+    def remove(self, path: str) -> None:
+        """Remove a file; absent is fine."""
+        checked_path(path)
+        if self._is_local:
+            Path(self.root, path).unlink(missing_ok=True)
+        elif self.exists(path):
+            self._filesystem().rm_file(f"{self.root}/{path}")
+
+    def _upload(self, path: str, writer: Callable[[Path], None]) -> tuple[str, int]:
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder, PurePosixPath(path).name)
+            writer(local)
+            sha256, n_bytes = file_digest(local), local.stat().st_size
+            filesystem = self._filesystem()
+            filesystem.makedirs(f"{self.root}/{PurePosixPath(path).parent}", exist_ok=True)
+            filesystem.put_file(str(local), f"{self.root}/{path}")
+        return sha256, n_bytes
+
+    def _filesystem(self):  # noqa: ANN202  (an fsspec AbstractFileSystem; fsspec has no types)
+        import fsspec
+
+        return fsspec.core.url_to_fs(self.root)[0]
+
+
+def checked_path(path: str) -> str:
+    """Return `path` when every part of it passes the allow-list of names."""
+    for part in path.split("/"):
+        checked_name(part, "path part")
+    return path
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal text."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
