@@ -7,15 +7,14 @@ The bytes depend on the product and its provenance only: no time stamps.
 """
 
 import dataclasses
-import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from seechange_assets import products
+from seechange_assets.content import is_table
 from seechange_assets.errors import ArchiveError
 
 if TYPE_CHECKING:
@@ -63,45 +62,6 @@ def read_product(path: Path) -> Any:
         raise ArchiveError(f"{path} is not a readable product file: {error}") from error
 
 
-def content_hash(product: Any) -> str:
-    """SHA-256 of the arrays and values of a product, whatever its provenance.
-
-    It is the `DataVersion` of the materialization: equal content makes nothing stale.
-    """
-    digest = hashlib.sha256()
-    for name, value in _leaves(product, ""):
-        digest.update(name.encode())
-        if isinstance(value, np.ndarray):
-            digest.update(f"{value.dtype.str}{value.shape}".encode())
-            digest.update(np.ascontiguousarray(value).data if value.dtype.kind != "U" else value.astype("S").tobytes())
-        else:
-            digest.update(json.dumps(value, sort_keys=True, default=str).encode())
-    return digest.hexdigest()
-
-
-def freeze(product: Any) -> Any:
-    """Make every array of a product read-only, in place, and return the product."""
-    for _, value in _leaves(product, ""):
-        if isinstance(value, np.ndarray) and value.flags.owndata:
-            value.setflags(write=False)
-    return product
-
-
-def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    if dataclasses.is_dataclass(value):
-        for item in dataclasses.fields(value):
-            yield from _leaves(getattr(value, item.name), f"{name}.{item.name}")
-    elif _is_table(value):
-        for column in value.colnames:
-            yield f"{name}.{column}", np.asarray(value[column])
-    else:
-        yield name, value
-
-
-def _is_table(value: Any) -> bool:
-    return hasattr(value, "colnames")
-
-
 def _flatten(value: Any, name: str, blocks: dict[str, Any]) -> Any:
     """JSON for `value`; arrays and tables move to `blocks` and leave their name."""
     if dataclasses.is_dataclass(value):
@@ -110,9 +70,9 @@ def _flatten(value: Any, name: str, blocks: dict[str, Any]) -> Any:
             for item in dataclasses.fields(value)
         }
         return {"product": type(value).__name__, "fields": fields}
-    if isinstance(value, np.ndarray) or _is_table(value):
+    if isinstance(value, np.ndarray) or is_table(value):
         blocks[name.upper()] = value
-        return {"hdu": name.upper(), "dtype": None if _is_table(value) else value.dtype.str}
+        return {"hdu": name.upper(), "dtype": None if is_table(value) else value.dtype.str}
     if isinstance(value, tuple):
         return {"tuple": [_flatten(item, name, blocks) for item in value]}
     if isinstance(value, dict):
@@ -136,7 +96,7 @@ def _restore(meta: Any, hdus: "HDUList") -> Any:
 def _to_hdu(name: str, block: Any, product: Any) -> Any:
     from astropy.io import fits
 
-    if _is_table(block):
+    if is_table(block):
         hdu = fits.table_to_hdu(block)
         hdu.name = name
         return hdu

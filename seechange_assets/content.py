@@ -1,0 +1,60 @@
+"""The content of a product: its hash, and arrays nobody can change any more."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+# The hash of the product made last: the materialization and its row both need it.
+_latest: tuple[Any, str] = (None, "")
+
+
+def content_hash(product: Any) -> str:
+    """SHA-256 of the arrays and values of a product, whatever its provenance.
+
+    It is the `DataVersion` of the materialization: equal content makes nothing stale.
+    """
+    global _latest
+    if _latest[0] is not product:
+        digest = hashlib.sha256()
+        for name, value in leaves(product):
+            digest.update(name.encode())
+            digest.update(_content(value))
+        _latest = (product, digest.hexdigest())
+    return _latest[1]
+
+
+def freeze(product: Any) -> Any:
+    """Make every array of a product read-only, in place, and return the product."""
+    for _, value in leaves(product):
+        if isinstance(value, np.ndarray):
+            value.setflags(write=False)
+    return product
+
+
+def is_table(value: Any) -> bool:
+    """Whether a value is an astropy Table (without importing astropy)."""
+    return hasattr(value, "colnames")
+
+
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every array and plain value inside a product, with its dotted name."""
+    if dataclasses.is_dataclass(value):
+        for item in dataclasses.fields(value):
+            yield from leaves(getattr(value, item.name), f"{name}.{item.name}")
+    elif is_table(value):
+        for column in value.colnames:
+            yield f"{name}.{column}", np.asarray(value[column])
+    else:
+        yield name, value
+
+
+def _content(value: Any) -> Any:
+    if not isinstance(value, np.ndarray):
+        return json.dumps(value, sort_keys=True, default=str).encode()
+    if value.dtype.kind == "U":  # padding depends on the longest string, content does not
+        return json.dumps(value.tolist()).encode()
+    return np.ascontiguousarray(value).data

@@ -1,0 +1,148 @@
+"""One decorator makes a Dagster asset of a plain function from products to a product.
+
+The function names what it needs: products by the name of the asset that makes them,
+``parameters`` (its own model), ``partition``, and resources by annotation. What every
+asset shares lives here: reading parameters, timing, the row that a failure leaves,
+content hash as data version, key numbers, preview and checks.
+"""
+
+import inspect
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import dagster as dg
+
+from seechange_assets.assess.checks import ProductCheck
+from seechange_assets.content import content_hash, freeze
+from seechange_assets.errors import RetriableError, SeeChangeError
+from seechange_assets.parameters import Parameters
+from seechange_assets.partitions import Partition
+
+#: Process name -> model of its parameters, filled as the phases are imported.
+PARAMETER_MODELS: dict[str, type[Parameters]] = {}
+
+
+def data_product(
+    parameters: type[Parameters],
+    *,
+    deps: Sequence[dg.AssetDep | str] = (),
+    checks: Sequence[ProductCheck] = (),
+    may_wait: bool = False,
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """Turn a function into the asset of the same name.
+
+    Parameters
+    ----------
+    parameters : the model of the process; its ``process`` equals the function's name.
+    deps : assets the function finds by itself (through the store), not by argument.
+    checks : rules on the product, run in the same step; a failed blocking rule stops what follows.
+    may_wait : a `RetriableError` leaves the partition waiting instead of failed: nothing is
+        materialized, nothing downstream runs, and a row says what is waited for.
+    """
+
+    def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
+        name = function.__name__
+        PARAMETER_MODELS[parameters.process] = parameters
+        wanted = inspect.signature(function).parameters
+
+        def compute(context: dg.AssetExecutionContext, **inputs: Any) -> Iterator[dg.MaterializeResult]:
+            partition = Partition.of(context)
+            if "parameters" in wanted:
+                inputs["parameters"] = context.resources.recipes.parameters(name)
+            if "partition" in wanted:
+                inputs["partition"] = partition
+            with _Attempt(context, name, partition, may_wait) as attempt:
+                product = freeze(function(**inputs))
+            if attempt.finished:
+                yield _result(product, checks, attempt)
+
+        compute.__signature__ = _dagster_signature(wanted)  # type: ignore[attr-defined]
+        compute.__name__ = name
+        return dg.asset(
+            name=name,
+            description=inspect.getdoc(function),
+            deps=deps,
+            io_manager_key="archive",
+            required_resource_keys={"recipes", "store"},
+            output_required=not may_wait,
+            check_specs=[check.spec(name) for check in checks],
+        )(compute)
+
+    return decorate
+
+
+class _Attempt:
+    """Time one computation; record and translate how it ended."""
+
+    def __init__(self, context: dg.AssetExecutionContext, name: str, partition: Partition, may_wait: bool) -> None:
+        self._context, self._name, self._partition, self._may_wait = context, name, partition, may_wait
+        self.finished = False
+
+    def __enter__(self) -> "_Attempt":
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        self.seconds = time.perf_counter() - self._wall
+        self.cpu_seconds = time.process_time() - self._cpu
+        if error is None:
+            self._record("computed", None)
+            self.finished = True
+            return False
+        if isinstance(error, RetriableError) and self._may_wait:
+            self._record("waiting", error)
+            self._context.log.warning(f"{self._name} waits: {error}")
+            return True
+        if isinstance(error, Exception):
+            self._record("failed", error)
+        if isinstance(error, SeeChangeError):
+            description = f"{type(error).__name__}: {error}"
+            raise dg.Failure(description, allow_retries=isinstance(error, RetriableError)) from error
+        return False
+
+    def _record(self, outcome: str, error: BaseException | None) -> None:
+        self._context.resources.store.report(
+            self._name,
+            self._partition,
+            outcome=outcome,
+            error=error,
+            run_id=self._context.run_id,
+            seconds=self.seconds,
+            cpu_seconds=self.cpu_seconds,
+            process_cpu_seconds=time.process_time(),
+            peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        )
+
+
+def _result(product: Any, checks: Sequence[ProductCheck], attempt: _Attempt) -> dg.MaterializeResult:
+    from seechange_assets.assess.preview import preview_markdown
+
+    metadata: dict[str, Any] = {
+        "seconds": round(attempt.seconds, 3),
+        "core_seconds": round(attempt.cpu_seconds, 3),
+    }
+    preview = preview_markdown(product)
+    if preview:
+        metadata["preview"] = dg.MetadataValue.md(preview)
+    return dg.MaterializeResult(
+        value=product,
+        metadata=metadata,
+        data_version=dg.DataVersion(content_hash(product)),
+        check_results=[check.result(product) for check in checks],
+    )
+
+
+def _dagster_signature(wanted: Any) -> inspect.Signature:
+    """The function's inputs and resources, with the context in front."""
+    own = [p for p in wanted.values() if p.name not in ("parameters", "partition")]
+    inputs = [p.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=_dagster_type(p)) for p in own]
+    context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return inspect.Signature([context, *inputs])
+
+
+def _dagster_type(parameter: inspect.Parameter) -> Any:
+    """Keep ResourceParam annotations; Dagster need not check the types of products."""
+    is_resource = getattr(parameter.annotation, "__metadata__", None) is not None
+    return parameter.annotation if is_resource else inspect.Parameter.empty

@@ -1,0 +1,44 @@
+"""How products are partitioned, and which partitions of one asset feed another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+exposure = dg.DynamicPartitionsDefinition(name="exposure")
+calibration = dg.DynamicPartitionsDefinition(name="calibration")
+field_filter = dg.DynamicPartitionsDefinition(name="field_filter")
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """One partition of a CCD-wise asset.
+
+    ``key`` is the exposure, the calibration run (a night) or ``field.filter``.
+    """
+
+    key: str
+    ccd: str
+
+    @classmethod
+    def of(cls, context: Any) -> "Partition":
+        """The partition of a running step or of an IO manager's context."""
+        partition_key = context.partition_key
+        keys = dict(partition_key.keys_by_dimension)
+        return cls(ccd=keys.pop("ccd"), key=keys.popitem()[1])
+
+
+def by_ccd(other: dg.PartitionsDefinition, dimension: str, ccds: Sequence[str]) -> dg.MultiPartitionsDefinition:
+    """`other` x ccd."""
+    return dg.MultiPartitionsDefinition({dimension: other, "ccd": dg.StaticPartitionsDefinition(list(ccds))})
+
+
+def same_ccd() -> dg.PartitionMapping:
+    """Every partition of the same CCD: the data decide which of them is used."""
+    return dg.MultiPartitionMapping({"ccd": dg.DimensionPartitionMapping("ccd", dg.IdentityPartitionMapping())})
+
+
+def on_same_ccd(*assets: str) -> list[dg.AssetDep]:
+    """Dependencies on assets partitioned otherwise, CCD by CCD."""
+    return [dg.AssetDep(asset, partition_mapping=same_ccd()) for asset in assets]

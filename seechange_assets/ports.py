@@ -1,0 +1,67 @@
+"""What the assets ask of the outside world; `resources` and `io_managers` answer.
+
+Assets name these protocols, never a database or a path, so a test can hand them
+anything that answers the same questions.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+from seechange_assets.partitions import Partition
+from seechange_assets.products import (
+    Background,
+    Image,
+    ImageInfo,
+    Master,
+    Psf,
+    Reference,
+    SkyCatalog,
+    Sources,
+    Wcs,
+    ZeroPoint,
+)
+
+
+class SkyCatalogSource(Protocol):
+    """A catalogue of stars that answers cone searches."""
+
+    def cone(self, ra_deg: float, dec_deg: float, radius_deg: float, max_mag: float | None = None) -> SkyCatalog:
+        """Stars within `radius_deg`; raises CatalogError when there is no usable answer."""
+
+
+class CalibratedImage(Protocol):
+    """An image with everything a coadd needs of it."""
+
+    exposure: str
+    image: Image
+    background: Background
+    sources: Sources
+    psf: Psf
+    wcs: Wcs
+    zp: ZeroPoint
+
+
+class Store(Protocol):
+    """Products and raw files, found by what they are."""
+
+    def exposure_file(self, exposure: str) -> AbstractContextManager[Path]:
+        """The raw file of a registered exposure, its checksum verified."""
+
+    def calibration_frames(self, calibration: str, kind: str) -> Sequence[str]:
+        """Keys of the calibration exposures of a run, in time order."""
+
+    def master(self, kind: str, info: ImageInfo) -> tuple[str, Master]:
+        """(identifier, newest valid master) for this image; raises MasterNotFound."""
+
+    def reference_members(self, partition: Partition, selection: Any) -> Sequence[CalibratedImage]:
+        """The images that make the reference of ``field.filter`` x ccd, best first; raises ReferenceNotFound."""
+
+    def find_reference(
+        self, info: ImageInfo, wcs: Wcs, shape: tuple[int, int], min_overlap: float
+    ) -> tuple[str, Reference]:
+        """(row id, deepest reference covering this image); raises ReferenceNotFound."""
+
+    def load(self, product: str, partition: Partition) -> Any:
+        """A product of the current recipes, verified against its row."""
