@@ -11,7 +11,18 @@ class SeeChangeError(Exception):
 
 
 class RetriableError(SeeChangeError):
-    """Something outside the data is missing now and may be there later."""
+    """Something outside the data is missing now and may be there later.
+
+    Parameters
+    ----------
+    waits_for : str, optional
+        Address of the missing product, ``product/partition/ccd``: partitions that wait for it
+        run again when it appears.
+    """
+
+    def __init__(self, message: str, waits_for: str | None = None) -> None:
+        self.waits_for = waits_for
+        super().__init__(message)
 
 
 class DataError(SeeChangeError):
@@ -24,6 +35,10 @@ class MasterNotFound(RetriableError):
 
 class ReferenceNotFound(RetriableError):
     """No reference covers this image yet."""
+
+
+class ProductNotFound(RetriableError):
+    """A product that was asked for has not been made under this recipe yet."""
 
 
 class ServiceUnavailable(RetriableError):

@@ -257,7 +257,7 @@ class AlertSetRow(ProductRow, Base):
 class ReportRow(Base):
     """How the newest attempt at a step of a partition ended.
 
-    ``outcome``: ``done``, ``waiting`` (a retriable cause, named in ``waits_for``), ``skipped`` or ``failed``.
+    ``outcome``: ``computed``, ``waiting`` (for what ``waits_for`` names) or ``failed``.
     """
 
     __tablename__ = "reports"
@@ -273,6 +273,7 @@ class ReportRow(Base):
     run_id: Mapped[str | None]
     seconds: Mapped[float | None]
     cpu_seconds: Mapped[float | None]
+    process_cpu_seconds: Mapped[float | None]
     peak_rss_mb: Mapped[float | None]
     updated_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
 

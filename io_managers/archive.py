@@ -1,0 +1,44 @@
+"""Dagster's IO manager: every product to the archive and Postgres, hand-over in memory."""
+
+from typing import Any
+
+import dagster as dg
+
+from io_managers.store import ProductStore
+from seechange_assets.partitions import Partition
+
+
+class ArchiveIOManager(dg.IOManager):
+    """Store outputs; give inputs from memory within a run, else from the archive.
+
+    Within one process the products of the partition in work stay in memory, read-only, until a
+    step of another partition or run begins.
+    """
+
+    def __init__(self, store: ProductStore) -> None:
+        self._store = store
+        self._in_work: tuple[str, Partition] | None = None
+        self._memory: dict[str, Any] = {}
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        """Save a product and attach its key numbers to the materialization."""
+        product, partition = context.asset_key.path[-1], Partition.of(context)
+        numbers = self._store.save(product, partition, obj)
+        self._begin(context.run_id, partition)
+        self._memory[product] = obj
+        context.add_output_metadata(
+            {**{k: v for k, v in numbers.items() if v is not None}, "file": self._store.path(product, partition)}
+        )
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        """The product of this partition, made a moment ago or read back."""
+        product, partition = context.asset_key.path[-1], Partition.of(context)
+        self._begin(context.step_context.run_id, partition)
+        if product not in self._memory:
+            self._memory[product] = self._store.load(product, partition)
+        return self._memory[product]
+
+    def _begin(self, run_id: str, partition: Partition) -> None:
+        if self._in_work != (run_id, partition):
+            self._memory.clear()
+            self._in_work = (run_id, partition)

@@ -1,0 +1,207 @@
+"""Save and load products: a file in the archive, then its row in Postgres.
+
+The order makes loss impossible: the file is whole under its final name before the row
+exists, and both are named by (product, partition, ccd, provenance), so a repetition
+writes the same bytes to the same place and changes nothing.
+"""
+
+import functools
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from io_managers.fits_codec import read_product, write_product
+from io_managers.rows import inputs, row_columns, summary
+from resources.archive import Archive, file_digest
+from resources.database import Database
+from seechange_assets.content import content_hash
+from seechange_assets.errors import ArchiveError, ProductNotFound
+from seechange_assets.names import checked_name
+from seechange_assets.partitions import Partition
+from seechange_assets.products import plain
+from seechange_assets.provenance import SHORT_LENGTH, Recipes
+from sql.base import ProductRow, deterministic_id
+from sql.models import PRODUCT_ROWS, ExposureRow, ProvenanceRow, ProvenanceTagRow, ProvenanceUpstreamRow, ReportRow
+
+#: Folder of products that do not belong to an exposure.
+_SHARED_FOLDERS = {"master_bias": "calibration", "master_flat": "calibration", "reference": "references"}
+
+
+class ProductStore:
+    """Products of one instrument under one set of recipes.
+
+    Parameters
+    ----------
+    database, archive : where rows and files are.
+    recipes : the provenance each product is saved under and loaded by.
+    instrument : first part of every path.
+    tag : the provenance tag kept pointing at `recipes`.
+    """
+
+    def __init__(
+        self, database: Database, archive: Archive, recipes: Recipes, instrument: str, tag: str = "current"
+    ) -> None:
+        self.database, self.archive, self.recipes = database, archive, recipes
+        self.instrument, self.tag = instrument, tag
+
+    def path(self, product: str, partition: Partition) -> str:
+        """Path of a product in the archive, relative to its root."""
+        checked_name(partition.key, "partition")
+        folder = _SHARED_FOLDERS.get(product) or self._night(partition.key)
+        name = f"{product}.{self.recipes[product].short_id}.fits"
+        return f"{self.instrument}/{folder}/{partition.key}/{checked_name(partition.ccd, 'ccd')}/{name}"
+
+    def save(self, product_name: str, partition: Partition, product: Any) -> dict[str, Any]:
+        """Write the file, then the row. Saving the same product again changes nothing.
+
+        Returns
+        -------
+        dict
+            The key numbers of the product, for people.
+        """
+        self.register_recipes()
+        provenance = self.recipes[product_name]
+        path = self.path(product_name, partition)
+        cards = {"PRODUCT": product_name, "PARTITN": partition.key, "CCD": partition.ccd, "PROVENAN": provenance.id}
+        sha256, n_bytes = self.archive.write(path, lambda file: write_product(product, file, cards))
+        columns = row_columns(product)
+        values = {
+            "id": self.row_id(product_name, partition),
+            "partition": partition.key,
+            "ccd": partition.ccd,
+            "provenance_id": provenance.id,
+            "filepath": path,
+            "sha256": sha256,
+            "content_hash": content_hash(product),
+            "n_bytes": n_bytes,
+            "summary": summary(product),
+            "inputs": inputs(product),
+        }
+        with self.database.session() as session:
+            _upsert(session, PRODUCT_ROWS[product_name], values | columns)
+        return summary(product) | {k: v for k, v in plain(columns).items() if isinstance(v, (int, float, str))}
+
+    def load(self, product: str, partition: Partition) -> Any:
+        """The product of the current recipe, its file verified against its row.
+
+        Raises
+        ------
+        ProductNotFound
+            When it has not been made.
+        ArchiveError
+            When its file is missing or differs from the row.
+        """
+        row = self.row(product, partition)
+        if row is None:
+            raise ProductNotFound(
+                f"no {product} of {partition.key} CCD {partition.ccd} under provenance {self.recipes[product].id}",
+                waits_for=f"{product}/{partition.key}/{partition.ccd}",
+            )
+        return self.load_row(row)
+
+    def load_row(self, row: ProductRow) -> Any:
+        """The product of a row, its file verified."""
+        with self.verified_file(row.filepath, row.sha256) as path:
+            return read_product(path)
+
+    @contextmanager
+    def verified_file(self, path: str, sha256: str) -> Iterator[Path]:
+        """A file of the archive whose SHA-256 is the one of its row."""
+        with self.archive.local_copy(path) as local:
+            if file_digest(local) != sha256:
+                raise ArchiveError(f"{path} differs from its row (SHA-256); restore it or make it again")
+            yield local
+
+    @contextmanager
+    def exposure_file(self, exposure: str) -> Iterator[Path]:
+        """The raw file of a registered exposure, verified."""
+        with self.database.session() as session:
+            row = session.get(ExposureRow, exposure)
+        if row is None:
+            raise ProductNotFound(f"exposure {exposure} is not registered; run `seechange ingest`")
+        with self.verified_file(row.filepath, row.sha256) as path:
+            yield path
+
+    def row(self, product: str, partition: Partition) -> ProductRow | None:
+        """The row of a product under the current recipe, if there is one."""
+        with self.database.session() as session:
+            return session.get(PRODUCT_ROWS[product], self.row_id(product, partition))
+
+    def row_id(self, product: str, partition: Partition) -> uuid.UUID:
+        """Identifier of a product's row: the same on every rerun."""
+        return deterministic_id(product, self.recipes[product].id, partition.key, partition.ccd)
+
+    def report(self, step: str, partition: Partition, *, outcome: str, error: BaseException | None, **numbers: Any) -> None:
+        """Record how the newest attempt at a step ended (one row per step and partition)."""
+        values = numbers | {
+            "partition": partition.key,
+            "ccd": partition.ccd,
+            "step": step,
+            "provenance_id": self.recipes[step].id,
+            "outcome": outcome,
+            "waits_for": getattr(error, "waits_for", None),
+            "error": type(error).__name__ if error else None,
+            "message": str(error)[:2000] if error else None,
+            "updated_at": sa.func.now(),
+        }
+        statement = insert(ReportRow).values(**values)
+        keys = ("partition", "ccd", "step")
+        with self.database.session() as session:
+            session.execute(statement.on_conflict_do_update(index_elements=keys, set_=values))
+
+    def register_recipes(self) -> None:
+        """Write every recipe and the tag once per process; idempotent across processes."""
+        _register_recipes(self)
+
+    @functools.lru_cache(maxsize=4096)  # noqa: B019  (one store per process)
+    def _night(self, exposure: str) -> str:
+        with self.database.session() as session:
+            night = session.scalar(sa.select(ExposureRow.night).where(ExposureRow.key == exposure))
+        if night is None:
+            raise ProductNotFound(f"exposure {exposure} is not registered; run `seechange ingest`")
+        return night
+
+
+@functools.lru_cache(maxsize=8)
+def _register_recipes(store: ProductStore) -> None:
+    recipes = [
+        {
+            "id": p.id,
+            "process": p.process,
+            "algorithm_version": p.algorithm_version,
+            "parameters": dict(p.parameters),
+        }
+        for p in store.recipes.values()
+    ]
+    links = [{"downstream_id": p.id, "upstream_id": up} for p in store.recipes.values() for up in set(p.upstream_ids)]
+    tags = [{"tag": store.tag, "process": name, "provenance_id": p.id} for name, p in store.recipes.items()]
+    with store.database.session() as session:
+        # Sorted, so that processes that register at once lock rows in the same order.
+        session.execute(insert(ProvenanceRow).on_conflict_do_nothing(), sorted(recipes, key=lambda r: r["id"]))
+        links.sort(key=lambda link: (link["downstream_id"], link["upstream_id"]))
+        if links:
+            session.execute(insert(ProvenanceUpstreamRow).on_conflict_do_nothing(), links)
+        statement = insert(ProvenanceTagRow)
+        statement = statement.on_conflict_do_update(
+            index_elements=["tag", "process"], set_={"provenance_id": statement.excluded.provenance_id}
+        )
+        session.execute(statement, sorted(tags, key=lambda t: t["process"]))
+
+
+def _upsert(session: Session, table: type[ProductRow], values: dict[str, Any]) -> None:
+    """Insert a row; if it exists with the same content leave it untouched."""
+    statement = insert(table).values(**values)
+    changed = sa.or_(table.content_hash != values["content_hash"], table.sha256 != values["sha256"])
+    session.execute(
+        statement.on_conflict_do_update(
+            index_elements=["partition", "ccd", "provenance_id"],
+            set_={k: v for k, v in values.items() if k not in ("id", "partition", "ccd", "provenance_id")},
+            where=changed,
+        )
+    )

@@ -1,0 +1,279 @@
+"""Objects on the sky, the measurements that belong to them and their forced photometry.
+
+An object is found by its HEALPix index: a neighbourhood on the sky is a set of index
+ranges, joined to the table through its B-tree. Whoever may create objects in a place
+holds the advisory locks of that place's cells until the transaction ends.
+"""
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import hpgeom
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from sql.base import Base, CreatedMixin, deterministic_id
+from sql.sky import ORDER
+
+#: First key of the advisory locks on the sky; the second is a cell at `LOCK_ORDER` (14').
+SKY_LOCK = 7316
+LOCK_ORDER = 8
+#: Position error [deg] taken where a measurement has none: 1 arcsec.
+UNKNOWN_ERROR_DEG = 1.0 / 3600.0
+
+
+class ObjectRow(CreatedMixin, Base):
+    """Something on the sky that was detected at least once.
+
+    ``ra, dec, healpix`` are those of the first detection and never change, so an
+    association made once stays valid; ``mean_*`` follow the measurements (weighted by
+    their errors). ``exposure, ccd, provenance_id`` say which detection created it.
+    """
+
+    __tablename__ = "objects"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(80), unique=True)
+    ra: Mapped[float]
+    dec: Mapped[float]
+    healpix: Mapped[int] = mapped_column(sa.BigInteger, index=True)
+    mean_ra: Mapped[float]
+    mean_dec: Mapped[float]
+    mean_ra_err: Mapped[float | None]
+    mean_dec_err: Mapped[float | None]
+    n_detections: Mapped[int] = mapped_column(server_default="0")
+    first_mjd: Mapped[float]
+    last_mjd: Mapped[float]
+    is_test: Mapped[bool] = mapped_column(server_default=sa.false())
+    is_fake: Mapped[bool] = mapped_column(server_default=sa.false())
+    is_bad: Mapped[bool] = mapped_column(server_default=sa.false())
+    exposure: Mapped[str] = mapped_column(sa.String(80))
+    ccd: Mapped[str] = mapped_column(sa.String(16))
+    provenance_id: Mapped[str] = mapped_column(sa.ForeignKey("provenances.id"))
+
+
+class ObjectNameRow(Base):
+    """The highest number used in the names of a year."""
+
+    __tablename__ = "object_name_max_used"
+
+    year: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    maxnum: Mapped[int]
+
+
+class MeasurementRow(CreatedMixin, Base):
+    """One measurement of a difference, scored and, if it was kept, linked to its object.
+
+    ``provenance_id`` is that of the associations, so a row stands for one complete recipe;
+    ``id`` follows from it, the partition and ``detection``. ``mjd_mid`` is UTC; errors on the
+    sky are in degrees, those in right ascension times cos(dec).
+    """
+
+    __tablename__ = "measurements"
+    __table_args__ = (sa.UniqueConstraint("exposure", "ccd", "provenance_id", "detection"),)
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    provenance_id: Mapped[str] = mapped_column(sa.ForeignKey("provenances.id"), index=True)
+    exposure: Mapped[str] = mapped_column(sa.String(80))
+    ccd: Mapped[str] = mapped_column(sa.String(16))
+    detection: Mapped[int]
+    object_id: Mapped[uuid.UUID | None] = mapped_column(sa.ForeignKey("objects.id"), index=True)
+    mjd_mid: Mapped[float] = mapped_column(index=True)
+    exptime_s: Mapped[float]
+    filter: Mapped[str] = mapped_column(sa.String(32))
+    x: Mapped[float]
+    y: Mapped[float]
+    x_err: Mapped[float | None]
+    y_err: Mapped[float | None]
+    ra: Mapped[float]
+    dec: Mapped[float]
+    ra_err: Mapped[float | None]
+    dec_err: Mapped[float | None]
+    ra_dec_cov: Mapped[float | None]
+    healpix: Mapped[int] = mapped_column(sa.BigInteger, index=True)
+    flux_psf: Mapped[float]
+    flux_psf_err: Mapped[float | None]
+    flux_njy: Mapped[float]
+    flux_njy_err: Mapped[float | None]
+    flux_aper_njy: Mapped[float | None]
+    flux_aper_njy_err: Mapped[float | None]
+    aperture_radius_px: Mapped[float | None]
+    zp: Mapped[float]
+    zp_err: Mapped[float | None]
+    snr: Mapped[float | None]
+    chi2: Mapped[float | None]
+    score: Mapped[float | None]
+    score_cut: Mapped[float]
+    score_algorithm: Mapped[str]
+    is_bad: Mapped[bool]
+    bad_reasons: Mapped[str]
+    diagnostics: Mapped[dict[str, Any]]
+
+
+class ForcedPhotometryRow(CreatedMixin, Base):
+    """Flux on a difference at the place of an object that was known by then."""
+
+    __tablename__ = "forced_photometry"
+    __table_args__ = (sa.UniqueConstraint("object_id", "exposure", "ccd", "provenance_id"),)
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    object_id: Mapped[uuid.UUID] = mapped_column(sa.ForeignKey("objects.id"))
+    provenance_id: Mapped[str] = mapped_column(sa.ForeignKey("provenances.id"), index=True)
+    exposure: Mapped[str] = mapped_column(sa.String(80), index=True)
+    ccd: Mapped[str] = mapped_column(sa.String(16))
+    mjd_mid: Mapped[float]
+    filter: Mapped[str] = mapped_column(sa.String(32))
+    ra: Mapped[float]
+    dec: Mapped[float]
+    x: Mapped[float]
+    y: Mapped[float]
+    flux_psf: Mapped[float | None]
+    flux_psf_err: Mapped[float | None]
+    flux_njy: Mapped[float | None]
+    flux_njy_err: Mapped[float | None]
+    image_flags: Mapped[int]
+
+
+def measurement_id(provenance_id: str, exposure: str, ccd: str, detection: int) -> uuid.UUID:
+    """Identifier of a measurement: the same recipe on the same detection gives the same one."""
+    return deterministic_id("measurement", provenance_id, exposure, ccd, detection)
+
+
+def object_id(first_measurement: uuid.UUID, ra: float, dec: float) -> uuid.UUID:
+    """Identifier of the object that this measurement, at this place, creates."""
+    return deterministic_id("object", first_measurement, f"{ra:.8f}", f"{dec:.8f}")
+
+
+def neighbourhood(ra: NDArray[np.float64], dec: NDArray[np.float64], radius_deg: float) -> tuple[NDArray[np.int64], int]:
+    """Sorted cells, and their order, that hold everything within `radius_deg` of the positions.
+
+    A cell is at least four radii wide, so the one of a position and its (up to eight)
+    neighbours suffice; this holds at the poles and across right ascension 0.
+    """
+    order = int(np.clip(np.floor(np.log2(58.6 / (4.0 * radius_deg))), 0, 20))
+    cells = np.unique(hpgeom.angle_to_pixel(2**order, ra % 360.0, dec, nest=True))
+    around = np.unique(np.append(cells, hpgeom.neighbors(2**order, cells, nest=True).ravel()))
+    return around[around >= 0].astype(np.int64), order
+
+
+def index_ranges(cells: NDArray[np.int64], order: int) -> tuple[list[int], list[int]]:
+    """First and last index at the table's order of each run of adjacent, sorted cells."""
+    first = np.flatnonzero(np.diff(cells, prepend=-2) != 1)
+    last = np.append(first[1:], len(cells)) - 1
+    shift = 2 * (ORDER - order)
+    return (cells[first] << shift).tolist(), (((cells[last] + 1) << shift) - 1).tolist()
+
+
+def lock_sky(session: Session, cells: NDArray[np.int64], order: int) -> None:
+    """Hold the advisory locks of these cells until the transaction ends.
+
+    They are taken in ascending order, so two transactions can wait for each other but never both.
+    Statements after this one see what the previous holder committed (READ COMMITTED).
+    """
+    shift = 2 * (order - LOCK_ORDER)
+    coarse = np.unique(cells >> shift if shift >= 0 else cells[:, None] << -shift | np.arange(1 << -shift))
+    for cell in coarse.tolist():
+        session.execute(sa.select(sa.func.pg_advisory_xact_lock(SKY_LOCK, cell)))
+
+
+def objects_in_cells(session: Session, cells: NDArray[np.int64], order: int, *, is_test: bool) -> list[sa.Row[Any]]:
+    """Objects whose first position lies in the cells: ``id, name, ra, dec, mean_ra, mean_dec, is_bad``."""
+    if len(cells) == 0:
+        return []
+    ranges = [sa.cast(bounds, ARRAY(sa.BigInteger)) for bounds in index_ranges(cells, order)]
+    cover = sa.func.unnest(*ranges).table_valued("low", "high").render_derived()
+    columns = (ObjectRow.id, ObjectRow.name, ObjectRow.ra, ObjectRow.dec, ObjectRow.mean_ra, ObjectRow.mean_dec)
+    query = (
+        sa.select(*columns, ObjectRow.is_bad)
+        .join(cover, ObjectRow.healpix.between(cover.c.low, cover.c.high))
+        .where(ObjectRow.is_test == is_test, ~ObjectRow.is_fake)
+        .order_by(ObjectRow.id)
+    )
+    return list(session.execute(query))
+
+
+def objects_in_footprint(
+    session: Session, corners: dict[str, list[float]], *, is_test: bool = False
+) -> list[sa.Row[Any]]:
+    """Objects within, and some just outside, a convex footprint given by its corners [deg]."""
+    order = 10
+    ra = np.asarray(corners["ra"]) % 360.0
+    cells = hpgeom.query_polygon(2**order, ra, np.asarray(corners["dec"]), inclusive=True, nest=True)
+    return objects_in_cells(session, np.sort(np.asarray(cells, np.int64)), order, is_test=is_test)
+
+
+def reserve_names(session: Session, year: int, count: int) -> int:
+    """First of `count` consecutive numbers for names of that year; none is given out twice."""
+    statement = insert(ObjectNameRow).values(year=year, maxnum=count)
+    statement = statement.on_conflict_do_update(
+        index_elements=[ObjectNameRow.year], set_={"maxnum": ObjectNameRow.maxnum + count}
+    )
+    last: int = session.execute(statement.returning(ObjectNameRow.maxnum)).scalar_one()
+    return last - count + 1
+
+
+def insert_measurements(session: Session, rows: Sequence[dict[str, Any]]) -> None:
+    """Write measurement rows; one that exists stays as it is."""
+    if rows:
+        session.execute(insert(MeasurementRow).on_conflict_do_nothing(index_elements=[MeasurementRow.id]), list(rows))
+
+
+def replace_forced_photometry(session: Session, rows: Sequence[dict[str, Any]]) -> None:
+    """Write forced photometry rows over those of the same object, partition and provenance."""
+    if not rows:
+        return
+    statement = insert(ForcedPhotometryRow)
+    keep = {"id", "object_id", "provenance_id", "exposure", "ccd"}
+    changed = {name: statement.excluded[name] for name in rows[0] if name not in keep}
+    session.execute(statement.on_conflict_do_update(index_elements=[ForcedPhotometryRow.id], set_=changed), list(rows))
+
+
+def refresh_objects(session: Session, ids: Sequence[uuid.UUID]) -> None:
+    """Recompute mean position, number of detections and first and last time of these objects.
+
+    The mean is weighted with ``1/(ra_err² + dec_err²)``; right ascensions are taken relative to
+    the object's own, so it may lie on 0h.
+    """
+    if not ids:
+        return
+    m, o = MeasurementRow, ObjectRow
+    degrees = m.ra - o.ra
+    d_ra = degrees - 360.0 * sa.func.round(degrees / 360.0)
+    error = sa.func.coalesce(m.ra_err * m.ra_err + m.dec_err * m.dec_err, 2 * UNKNOWN_ERROR_DEG**2)
+    weight = 1.0 / sa.func.greatest(error, 1e-16)
+    total = sa.func.sum(weight)
+    means = (
+        sa.select(
+            o.id.label("object_id"),
+            (sa.func.sum(weight * d_ra) / total).label("d_ra"),
+            (sa.func.sum(weight * (m.dec - o.dec)) / total).label("d_dec"),
+            sa.func.sqrt(1.0 / sa.func.sum(1.0 / sa.func.nullif(m.ra_err * m.ra_err, 0.0))).label("ra_err"),
+            sa.func.sqrt(1.0 / sa.func.sum(1.0 / sa.func.nullif(m.dec_err * m.dec_err, 0.0))).label("dec_err"),
+            sa.func.count(m.exposure.distinct()).label("n"),
+            sa.func.min(m.mjd_mid).label("first_mjd"),
+            sa.func.max(m.mjd_mid).label("last_mjd"),
+        )
+        .join(m, m.object_id == o.id)
+        .where(o.id.in_(list(ids)))
+        .group_by(o.id)
+        .subquery()
+    )
+    wrapped = o.ra + means.c.d_ra
+    session.execute(
+        sa.update(o)
+        .where(o.id == means.c.object_id)
+        .values(
+            mean_ra=wrapped - 360.0 * sa.func.floor(wrapped / 360.0),
+            mean_dec=o.dec + means.c.d_dec,
+            mean_ra_err=means.c.ra_err,
+            mean_dec_err=means.c.dec_err,
+            n_detections=means.c.n,
+            first_mjd=means.c.first_mjd,
+            last_mjd=means.c.last_mjd,
+        ),
+        execution_options={"synchronize_session": False},
+    )
