@@ -1,0 +1,24 @@
+"""When things run: jobs and the sensors that request them."""
+
+from typing import Any
+
+import dagster as dg
+
+from sensors.alert_relay import alert_relay
+from sensors.calibrations import calibration_runs
+from sensors.new_exposures import new_exposures
+from sensors.references import new_references
+from sensors.waiting import waiting_partitions
+
+SENSORS = [new_exposures, calibration_runs, new_references, waiting_partitions, alert_relay]
+
+
+def jobs(phases: dict[str, list[Any]]) -> list[Any]:
+    """`process_ccd` runs one exposure x CCD from pixels to alerts; two small jobs make what it needs."""
+    chain = [a for phase in ("calibrate", "discover", "publish") for a in phases[phase] if a.key.path != ["reference"]]
+    masters = [a for a in phases["acquire"] if a.key.path != ["exposure"]]
+    return [
+        dg.define_asset_job("process_ccd", selection=dg.AssetSelection.assets(*(a.key for a in chain))),
+        dg.define_asset_job("build_masters", selection=dg.AssetSelection.assets(*(a.key for a in masters))),
+        dg.define_asset_job("build_reference", selection=dg.AssetSelection.assets("reference")),
+    ]

@@ -1,0 +1,115 @@
+"""Register raw exposures: checksum, archive, row. The same file twice is one exposure."""
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import insert
+
+from io_managers.store import ProductStore
+from resources.archive import file_digest
+from seechange_assets.errors import BadExposure, ExposureConflict
+from seechange_assets.instruments.base import Instrument
+from seechange_assets.names import checked_name
+from seechange_assets.products import ExposureInfo, plain
+from seechange_assets.provenance import SHORT_LENGTH
+from sql.models import ExposureRow, RejectedFileRow
+from sql.sky import healpix_of
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """The outcome for one file: ``is_new`` is False when these bytes were registered before."""
+
+    info: ExposureInfo
+    is_new: bool
+
+
+class ExposureRegistry:
+    """The raw exposures of one instrument."""
+
+    def __init__(self, store: ProductStore, instrument: Instrument) -> None:
+        self._store, self._instrument = store, instrument
+
+    def register(self, file: Path) -> Registration:
+        """Parse, checksum, copy into the archive, then write the row.
+
+        Raises
+        ------
+        BadExposure
+            The file cannot be used; nothing is written.
+        ExposureConflict
+            The exposure is registered with other bytes; the first stays.
+        """
+        if not file.is_file():
+            raise BadExposure(f"{file}: no such file")
+        info = self._instrument.read_exposure(file)
+        checked_name(info.key, "exposure key")
+        sha256 = file_digest(file)
+        known = self.get(info.key)
+        is_new = known is None and self._archive_and_insert(file, info, sha256)
+        if not is_new and (known := self.get(info.key)) is not None and known.sha256 != sha256:
+            raise ExposureConflict(
+                f"{file}: exposure {info.key} is registered with other bytes (SHA-256 {known.sha256[:12]}, "
+                f"this file {sha256[:12]}); the registered one stays"
+            )
+        return Registration(info, is_new)
+
+    def reject(self, file: Path, error: Exception) -> None:
+        """Remember a refused file once per content, so that nobody has to search a log for it."""
+        values = {
+            "sha256": file_digest(file),
+            "name": file.name.encode("ascii", "backslashreplace").decode()[:200],
+            "error": type(error).__name__,
+            "message": str(error)[:2000],
+        }
+        with self._store.database.session() as session:
+            session.execute(insert(RejectedFileRow).values(**values).on_conflict_do_nothing())
+
+    def after(self, sequence: int, limit: int | None = None) -> list[ExposureRow]:
+        """Exposures registered after `sequence`, in order of registration."""
+        query = (
+            sa.select(ExposureRow)
+            .where(ExposureRow.sequence > sequence, ExposureRow.instrument == self._instrument.name)
+            .order_by(ExposureRow.sequence)
+            .limit(limit)
+        )
+        with self._store.database.session() as session:
+            return list(session.scalars(query))
+
+    def get(self, key: str) -> ExposureRow | None:
+        """The row of an exposure."""
+        with self._store.database.session() as session:
+            return session.get(ExposureRow, key)
+
+    def _archive_and_insert(self, file: Path, info: ExposureInfo, sha256: str) -> bool:
+        """Copy, then insert; False when another process registered the key first."""
+        self._store.register_recipes()
+        # The name carries the content, so two files that fight for a key never share a path.
+        path = f"{self._store.instrument}/{info.night}/{info.key}/raw.{sha256[:SHORT_LENGTH]}.fits"
+        archived, n_bytes = self._store.archive.write(path, lambda target: _copy(file, target))
+        if archived != sha256:
+            self._store.archive.remove(path)
+            raise BadExposure(f"{file}: the file changed while it was read; try again when it is complete")
+        values = _row_values(info) | {"filepath": path, "sha256": sha256, "n_bytes": n_bytes}
+        values["provenance_id"] = self._store.recipes["exposure"].id
+        statement = insert(ExposureRow).values(**values).on_conflict_do_nothing().returning(ExposureRow.key)
+        with self._store.database.session() as session:
+            inserted = session.scalar(statement) is not None
+        if not inserted and (row := self.get(info.key)) is not None and row.sha256 != sha256:
+            self._store.archive.remove(path)
+        return inserted
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+
+
+def _row_values(info: ExposureInfo) -> dict[str, Any]:
+    values = plain(asdict(info))
+    has_position = np.isfinite(info.ra_deg) and np.isfinite(info.dec_deg)
+    values["healpix"] = healpix_of(info.ra_deg, info.dec_deg) if has_position else None
+    return values

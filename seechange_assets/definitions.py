@@ -1,0 +1,134 @@
+"""Composition root: assets, recipes, resources, jobs and sensors become one code location.
+
+Assembly only. The pipeline on one page is `PHASES`; what an asset reads is in its own
+signature, and its provenance follows from there.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from io_managers.archive import ArchiveIOManager
+from io_managers.exposures import ExposureRegistry
+from io_managers.lookups import SurveyStore
+from resources.alert_stream import AlertStream
+from resources.archive import Archive
+from resources.database import Database
+from resources.settings import Settings
+from resources.sky_catalog import open_sky_catalog
+from seechange_assets import partitions
+from seechange_assets.acquire import exposure, masters
+from seechange_assets.calibrate import background, image, psf, sources, wcs, zp
+from seechange_assets.data_product import PARAMETER_MODELS
+from seechange_assets.discover import cutouts, detections, diff, measurements, reference, scores
+from seechange_assets.instruments.base import Instrument, get_instrument
+from seechange_assets.parameters import load_layers, unknown_name
+from seechange_assets.errors import ParameterError
+from seechange_assets.provenance import Recipes
+from seechange_assets.publish import alerts, associations, forced_photometry
+from sensors import SENSORS, jobs
+
+#: The pipeline: phase (and group of the lineage page) -> its assets, in order.
+PHASES: dict[str, list[Any]] = {
+    "acquire": [exposure.exposure, masters.master_bias, masters.master_flat],
+    "calibrate": [image.image, background.background, sources.sources, psf.psf, wcs.wcs, zp.zp],
+    "discover": [
+        reference.reference,
+        diff.diff,
+        detections.detections,
+        cutouts.cutouts,
+        measurements.measurements,
+        scores.scores,
+    ],
+    "publish": [associations.associations, forced_photometry.forced_photometry, alerts.alerts],
+}
+CONFIG = Path(__file__).parent / "config"
+
+
+def build_recipes(settings: Settings) -> Recipes:
+    """Parameters of every process from defaults and YAML, and the provenance that follows.
+
+    Raises
+    ------
+    ParameterError
+        For an unknown section or parameter, with the nearest valid name.
+    """
+    layers = load_layers([CONFIG / "default.yaml", *settings.config_paths])
+    for section in layers:
+        if section not in PARAMETER_MODELS:
+            raise ParameterError(unknown_name(section, sorted(PARAMETER_MODELS), "configuration"))
+    assets = [asset for phase in PHASES.values() for asset in phase]
+    upstreams = {_name(asset): _upstreams(asset) for asset in assets}
+    parameters = {name: PARAMETER_MODELS[name].from_overrides(layers.get(name)) for name in upstreams}
+    return Recipes(parameters, upstreams)
+
+
+def build_assets(recipes: Recipes, instrument: Instrument) -> list[Any]:
+    """The assets with their code version, partitions and group stamped on."""
+    per_exposure = partitions.by_ccd(partitions.exposure, "exposure", instrument.ccds)
+    calibration = partitions.by_ccd(partitions.calibration, "calibration", instrument.ccds)
+    partitioned_by = {
+        "exposure": partitions.exposure,
+        "master_bias": calibration,
+        "master_flat": calibration,
+        "reference": partitions.by_ccd(partitions.field_filter, "field_filter", instrument.ccds),
+    }
+    stamped = []
+    for group, assets in PHASES.items():
+        for asset in assets:
+            name = _name(asset)
+            attributes = {
+                "code_version": recipes[name].id,
+                "partitions_def": partitioned_by.get(name, per_exposure),
+                "group_name": group,
+            }
+            stamped.append(_with_attributes(asset, attributes))
+    return stamped
+
+
+def build_definitions(settings: Settings) -> dg.Definitions:
+    """One instrument's code location."""
+    instrument = get_instrument(settings.instrument)
+    recipes = build_recipes(settings)
+    database = Database(settings.database_url)
+    store = SurveyStore(database, Archive(settings.archive), recipes, instrument.name, settings.tag)
+    return dg.Definitions(
+        assets=build_assets(recipes, instrument),
+        jobs=jobs(PHASES),
+        sensors=SENSORS,
+        executor=dg.in_process_executor,
+        resources={
+            "archive": ArchiveIOManager(store),
+            "store": store,
+            "recipes": recipes,
+            "database": database,
+            "instrument": instrument,
+            "registry": ExposureRegistry(store, instrument),
+            "settings": settings,
+            "sky": dg.ResourceDefinition(lambda _: open_sky_catalog(settings.catalog, settings.catalog_cache)),
+            "stream": AlertStream(settings.kafka_servers),
+        },
+    )
+
+
+def _name(asset: Any) -> str:
+    return asset.key.path[-1]
+
+
+def _upstreams(asset: Any) -> tuple[str, ...]:
+    spec = asset if isinstance(asset, dg.AssetSpec) else asset.get_asset_spec()
+    return tuple(sorted(dep.asset_key.path[-1] for dep in spec.deps))
+
+
+def _with_attributes(asset: Any, attributes: dict[str, Any]) -> Any:
+    if isinstance(asset, dg.AssetSpec):
+        return asset.replace_attributes(**attributes)
+    return asset.map_asset_specs(lambda spec: spec.replace_attributes(**attributes))
+
+
+def __getattr__(name: str) -> dg.Definitions:
+    """``defs`` is what Dagster loads; it is built when asked for, so importing has no side effects."""
+    if name == "defs":
+        return build_definitions(Settings.from_environment())
+    raise AttributeError(name)

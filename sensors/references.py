@@ -1,0 +1,41 @@
+"""A reference is built as soon as enough images qualify for it."""
+
+import hashlib
+from collections import defaultdict
+from typing import Any
+
+import dagster as dg
+
+from seechange_assets import partitions
+from seechange_assets.partitions import Partition
+
+
+@dg.sensor(
+    job_name="build_reference",
+    minimum_interval_seconds=10,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Builds the reference of a field, filter and CCD when enough images qualify.",
+)
+def new_references(
+    context: dg.SensorEvaluationContext, store: dg.ResourceParam[Any], recipes: dg.ResourceParam[Any]
+) -> dg.SensorResult | dg.SkipReason:
+    """One tick: request every reference that has its images and does not exist yet."""
+    selection = recipes.parameters("reference")
+    members: dict[Partition, list[str]] = defaultdict(list)
+    for partition, exposure in store.reference_candidates(selection):
+        members[partition].append(exposure)
+    requests = []
+    for partition, exposures in members.items():
+        if len(exposures) >= selection.min_number and store.row("reference", partition) is None:
+            context.instance.add_dynamic_partitions(partitions.field_filter.name, [partition.key])
+            requests.append(_request(partition, exposures, recipes))
+    return dg.SensorResult(run_requests=requests) if requests else dg.SkipReason("no reference to build")
+
+
+def _request(partition: Partition, exposures: list[str], recipes: Any) -> dg.RunRequest:
+    members = hashlib.sha256(" ".join(sorted(exposures)).encode()).hexdigest()[:10]
+    return dg.RunRequest(
+        run_key=f"{partition.key}/{partition.ccd}/{members}/{recipes['reference'].short_id}",
+        partition_key=dg.MultiPartitionKey({"field_filter": partition.key, "ccd": partition.ccd}),
+        tags={"dagster/priority": "15"},
+    )
