@@ -20,6 +20,9 @@ from sql.models import ExposureRow, RejectedFileRow
 from sql.sky import healpix_of
 
 
+_REGISTRATION_LOCK = 7316
+
+
 @dataclass(frozen=True, slots=True)
 class Registration:
     """The outcome for one file: ``is_new`` is False when these bytes were registered before."""
@@ -98,6 +101,8 @@ class ExposureRegistry:
         values["provenance_id"] = self._store.recipes["exposure"].id
         statement = insert(ExposureRow).values(**values).on_conflict_do_nothing().returning(ExposureRow.key)
         with self._store.database.session() as session:
+            # One at a time: sequence numbers then become visible in order, and no cursor skips one.
+            session.execute(sa.select(sa.func.pg_advisory_xact_lock(_REGISTRATION_LOCK)))
             inserted = session.scalar(statement) is not None
         if not inserted and (row := self.get(info.key)) is not None and row.sha256 != sha256:
             self._store.archive.remove(path)

@@ -87,12 +87,17 @@ def build_assets(recipes: Recipes, instrument: Instrument) -> list[Any]:
     return stamped
 
 
+def build_store(settings: Settings) -> SurveyStore:
+    """The products of one instrument under the recipes of these settings."""
+    archive = Archive(str(settings.archive))
+    return SurveyStore(Database(settings.database_url), archive, build_recipes(settings), settings.instrument, settings.tag)
+
+
 def build_definitions(settings: Settings) -> dg.Definitions:
     """One instrument's code location."""
     instrument = get_instrument(settings.instrument)
-    recipes = build_recipes(settings)
-    database = Database(settings.database_url)
-    store = SurveyStore(database, Archive(settings.archive), recipes, instrument.name, settings.tag)
+    store = build_store(settings)
+    recipes = store.recipes
     return dg.Definitions(
         assets=build_assets(recipes, instrument),
         jobs=jobs(PHASES),
@@ -102,7 +107,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
             "archive": ArchiveIOManager(store),
             "store": store,
             "recipes": recipes,
-            "database": database,
+            "database": store.database,
             "instrument": instrument,
             "registry": ExposureRegistry(store, instrument),
             "settings": settings,
