@@ -1,6 +1,6 @@
 """The survey database: one engine per process, short transactions, migrations."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -20,20 +20,22 @@ class Database:
 
     Parameters
     ----------
-    url : str
-        SQLAlchemy URL with its driver written out (``postgresql+psycopg2://``).
+    url : str or a function that gives it
+        SQLAlchemy URL with its driver written out (``postgresql+psycopg2://``). A function is asked at
+        the first connection, so definitions load while no server runs.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | Callable[[], str]) -> None:
         self._url = url
 
     def __repr__(self) -> str:
-        return f"Database({sa.make_url(self._url).render_as_string(hide_password=True)})"
+        return f"Database({self.engine.url.render_as_string(hide_password=True)})"
 
     @cached_property
     def engine(self) -> sa.Engine:
         """Pooled engine; a stale connection is replaced before use."""
-        return sa.create_engine(self._url, pool_size=2, max_overflow=8, pool_pre_ping=True)
+        url = self._url if isinstance(self._url, str) else self._url()
+        return sa.create_engine(url, pool_size=2, max_overflow=8, pool_pre_ping=True)
 
     @contextmanager
     def session(self) -> Iterator[Session]:

@@ -22,9 +22,9 @@ from seechange_assets.acquire import exposure, masters
 from seechange_assets.calibrate import background, image, psf, sources, wcs, zp
 from seechange_assets.data_product import PARAMETER_MODELS
 from seechange_assets.discover import cutouts, detections, diff, measurements, reference, scores
+from seechange_assets.errors import ParameterError
 from seechange_assets.instruments.base import Instrument, get_instrument
 from seechange_assets.parameters import load_layers, unknown_name
-from seechange_assets.errors import ParameterError
 from seechange_assets.provenance import Recipes
 from seechange_assets.publish import alerts, associations, forced_photometry
 from sensors import SENSORS, jobs
@@ -54,7 +54,7 @@ def build_recipes(settings: Settings) -> Recipes:
     ParameterError
         For an unknown section or parameter, with the nearest valid name.
     """
-    layers = load_layers([CONFIG / "default.yaml", *settings.config_paths])
+    layers = load_layers([CONFIG / "default.yaml", *settings.config])
     for section in layers:
         if section not in PARAMETER_MODELS:
             raise ParameterError(unknown_name(section, sorted(PARAMETER_MODELS), "configuration"))
@@ -90,7 +90,8 @@ def build_assets(recipes: Recipes, instrument: Instrument) -> list[Any]:
 def build_store(settings: Settings) -> SurveyStore:
     """The products of one instrument under the recipes of these settings."""
     archive = Archive(str(settings.archive))
-    return SurveyStore(Database(settings.database_url), archive, build_recipes(settings), settings.instrument, settings.tag)
+    database = Database(lambda: settings.database_url)
+    return SurveyStore(database, archive, build_recipes(settings), settings.instrument, settings.tag)
 
 
 def build_definitions(settings: Settings) -> dg.Definitions:
@@ -104,15 +105,15 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         sensors=SENSORS,
         executor=dg.in_process_executor,
         resources={
-            "archive": ArchiveIOManager(store),
+            "archive": dg.IOManagerDefinition.hardcoded_io_manager(ArchiveIOManager(store)),
             "store": store,
             "recipes": recipes,
             "database": store.database,
             "instrument": instrument,
             "registry": ExposureRegistry(store, instrument),
             "settings": settings,
-            "sky": dg.ResourceDefinition(lambda _: open_sky_catalog(settings.catalog, settings.catalog_cache)),
-            "stream": AlertStream(settings.kafka_servers),
+            "sky": dg.ResourceDefinition(lambda _: open_sky_catalog(settings.catalog, settings.home / "catalog_cache")),
+            "stream": dg.ResourceDefinition(lambda _: AlertStream(settings.kafka_servers)),
         },
     )
 

@@ -70,7 +70,7 @@ class MeasurementRow(CreatedMixin, Base):
 
     ``provenance_id`` is that of the associations, so a row stands for one complete recipe;
     ``id`` follows from it, the partition and ``detection``. ``mjd_mid`` is UTC; errors on the
-    sky are in degrees, those in right ascension times cos(dec).
+    sky are in degrees, those in right ascension times cos(dec). What was not measured is null.
     """
 
     __tablename__ = "measurements"
@@ -85,19 +85,19 @@ class MeasurementRow(CreatedMixin, Base):
     mjd_mid: Mapped[float] = mapped_column(index=True)
     exptime_s: Mapped[float]
     filter: Mapped[str] = mapped_column(sa.String(32))
-    x: Mapped[float]
-    y: Mapped[float]
+    x: Mapped[float | None]
+    y: Mapped[float | None]
     x_err: Mapped[float | None]
     y_err: Mapped[float | None]
-    ra: Mapped[float]
-    dec: Mapped[float]
+    ra: Mapped[float | None]
+    dec: Mapped[float | None]
     ra_err: Mapped[float | None]
     dec_err: Mapped[float | None]
     ra_dec_cov: Mapped[float | None]
-    healpix: Mapped[int] = mapped_column(sa.BigInteger, index=True)
-    flux_psf: Mapped[float]
+    healpix: Mapped[int | None] = mapped_column(sa.BigInteger, index=True)
+    flux_psf: Mapped[float | None]
     flux_psf_err: Mapped[float | None]
-    flux_njy: Mapped[float]
+    flux_njy: Mapped[float | None]
     flux_njy_err: Mapped[float | None]
     flux_aper_njy: Mapped[float | None]
     flux_aper_njy_err: Mapped[float | None]

@@ -114,7 +114,7 @@ def get_instrument(name: str) -> Instrument:
     ParameterError
         With the names that exist.
     """
-    from seechange_assets.instruments import decam, generic, ls4  # noqa: F401  (they register themselves)
+    from seechange_assets.instruments import decam, demo, generic, ls4  # noqa: F401  (they register themselves)
 
     if name not in Instrument._registry:
         known = ", ".join(sorted(Instrument._registry))
