@@ -29,8 +29,14 @@ def content_hash(product: Any) -> str:
 
 def freeze(product: Any) -> Any:
     """Make every array of a product read-only, in place, and return the product."""
-    for _, value in leaves(product):
-        if isinstance(value, np.ndarray):
+    for item in dataclasses.fields(product):
+        value = getattr(product, item.name)
+        if dataclasses.is_dataclass(value):
+            freeze(value)
+        elif is_table(value):
+            for column in value.columns.values():
+                column.setflags(write=False)
+        elif isinstance(value, np.ndarray):
             value.setflags(write=False)
     return product
 

@@ -1,0 +1,88 @@
+"""Ids are equal exactly when recipes are equal; a change reaches every descendant and nobody else."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seechange_assets.errors import ParameterError
+from seechange_assets.parameters import Field, Parameters, non_critical
+from seechange_assets.provenance import Provenance, Recipes
+
+
+class Depth(Parameters):
+    process = "depth"
+    threshold: float = Field(5.0, gt=0)
+    n_workers: int = non_critical(1)
+
+
+def make_graph(n: int, edges: list[tuple[int, int]], thresholds: dict[int, float]) -> Recipes:
+    """Recipes of a random graph: an edge (a, b) with a < b feeds a into b."""
+    parameters = {f"p{i}": Depth(threshold=thresholds.get(i, 5.0)) for i in range(n)}
+    upstreams = {f"p{i}": tuple(sorted({f"p{a}" for a, b in edges if b == i})) for i in range(n)}
+    return Recipes(parameters, upstreams)
+
+
+graphs = st.integers(2, 8).flatmap(
+    lambda n: st.tuples(
+        st.just(n),
+        st.lists(
+            st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)).map(lambda e: tuple(sorted(e))).filter(lambda e: e[0] < e[1]),
+            max_size=15,
+        ),
+        st.integers(0, n - 1),
+    )
+)
+
+
+@given(graphs)
+def test_a_change_makes_exactly_the_descendants_stale(graph):
+    n, edges, changed = graph
+    before, after = make_graph(n, edges, {}), make_graph(n, edges, {changed: 6.0})
+    stale = {name for name in before if before[name].id != after[name].id}
+    expected = {changed}
+    for i in range(n):
+        if any(a in expected and b == i for a, b in edges):
+            expected.add(i)
+    assert stale == {f"p{i}" for i in expected}
+
+
+@given(st.dictionaries(st.text(max_size=5), st.floats(allow_nan=False, allow_infinity=False), max_size=5))
+def test_id_does_not_depend_on_key_order(parameters):
+    backwards = dict(reversed(list(parameters.items())))
+    assert Provenance("p", "1", parameters, ("b", "a")).id == Provenance("p", "1", backwards, ("a", "b")).id
+
+
+def test_id_is_the_same_in_another_process():
+    provenance = Provenance("wcs", "1", {"radius": 2.0}, ("x",))
+    code = "from seechange_assets.provenance import Provenance as P; print(P('wcs', '1', {'radius': 2.0}, ('x',)).id)"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert printed == provenance.id
+    assert len(printed) == 20
+
+
+def test_every_part_of_the_recipe_counts():
+    base = Provenance("p", "1", {"a": 1}, ("u",))
+    others = [
+        Provenance("q", "1", {"a": 1}, ("u",)),
+        Provenance("p", "2", {"a": 1}, ("u",)),
+        Provenance("p", "1", {"a": 2}, ("u",)),
+        Provenance("p", "1", {"a": 1}, ("v",)),
+    ]
+    assert len({p.id for p in [base, *others]}) == 5
+
+
+def test_a_field_that_is_not_critical_stays_out():
+    assert Depth(n_workers=7).critical_values() == {"threshold": 5.0}
+
+
+def test_an_unknown_parameter_names_the_nearest_valid_one():
+    with pytest.raises(ParameterError, match="did you mean 'depth.threshold'"):
+        Depth.from_overrides({"treshold": 3}, "site.yaml")
+
+
+def test_an_impossible_value_says_where():
+    with pytest.raises(ParameterError, match=r"site.yaml: depth.threshold: .*greater than 0.*-1"):
+        Depth.from_overrides({"threshold": -1}, "site.yaml")
