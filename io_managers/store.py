@@ -155,6 +155,17 @@ class ProductStore:
         with self.database.session() as session:
             session.execute(statement.on_conflict_do_update(index_elements=keys, set_=values))
 
+    def latest_report(self, partition: str, ccd: str) -> ReportRow | None:
+        """The newest step of a partition that did not end well, or None."""
+        query = (
+            sa.select(ReportRow)
+            .where(ReportRow.partition == partition, ReportRow.ccd == ccd, ReportRow.outcome != "computed")
+            .order_by(ReportRow.updated_at.desc())
+            .limit(1)
+        )
+        with self.database.session() as session:
+            return session.scalar(query)
+
     def register_recipes(self) -> None:
         """Write every recipe and the tag once per process; idempotent across processes."""
         _register_recipes(self)

@@ -148,7 +148,9 @@ def _postgres_status(settings: Settings) -> ServiceStatus:
         return ServiceStatus("postgres", "stopped", detail="it was up; `seechange up` starts it again")
     pid = None if external or process is None else process.pid
     try:
-        return ServiceStatus("postgres", "external" if external else "running", redacted(url), pid, postgres.answer(url))
+        return ServiceStatus(
+            "postgres", "external" if external else "running", redacted(url), pid, postgres.answer(url)
+        )
     except ServiceUnavailable as error:
         return ServiceStatus("postgres", "unreachable" if external else "degraded", redacted(url), pid, str(error))
 

@@ -1,0 +1,1 @@
+"""The `seechange` command: `main.py` assembles it from the modules beside it."""

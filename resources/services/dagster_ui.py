@@ -1,0 +1,150 @@
+"""Dagster's web server, daemon and code server, as one supervised process tree (`dagster dev`)."""
+
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from resources.services.supervisor import Supervisor, free_port, port_is_free
+from resources.settings import DEFAULT_UI_PORT, Settings, project_root
+from seechange_assets.errors import ServiceUnavailable
+
+NAME = "dagster"
+START_TIMEOUT_S = 180.0
+# Parallelism is runs; a thread pool in each of them would only make them wait for one another.
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+HEALTH = """{
+  workspaceOrError { ... on Workspace { locationEntries { name locationOrLoadError {
+    __typename ... on PythonError { message } } } } }
+  instance { daemonHealth { allDaemonStatuses { daemonType required healthy } } }
+}"""
+
+
+def find(supervisor: Supervisor) -> psutil.Process | None:
+    """The parent of Dagster's processes, or None if it is not running."""
+    return supervisor.find(NAME)
+
+
+def address(process: psutil.Process) -> str:
+    """URL of the UI of a running process."""
+    arguments = process.cmdline()
+    return f"http://127.0.0.1:{arguments[arguments.index('--port') + 1]}"
+
+
+def start(settings: Settings, supervisor: Supervisor) -> str:
+    """Start Dagster unless it is running; return the URL of its UI once it answers.
+
+    Raises
+    ------
+    ServiceUnavailable
+        If the port is taken or the web server does not come up.
+    """
+    running = find(supervisor)
+    if running is None:
+        port = _port(settings)
+        prepare_home(settings)
+        close_orphaned_runs(settings)
+        command = [sys.executable, "-m", "dagster", "dev", "--workspace", str(settings.workspace)]
+        command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "info"]
+        running = supervisor.start(NAME, command, environment=environment(settings), folder=project_root())
+    ui_url = address(running)
+    supervisor.wait_until_ready(NAME, running, lambda: answers(ui_url), timeout_s=START_TIMEOUT_S)
+    return ui_url
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """What the Dagster processes, and the runs they launch, need beside our own environment."""
+    own = {
+        "DAGSTER_HOME": str(settings.dagster_home),
+        "SEECHANGE_HOME": str(settings.home),
+        "SEECHANGE_MAX_RUNS": str(settings.max_runs),
+        # `dagster dev` advises to use another command, in every process.
+        "PYTHONWARNINGS": "ignore::UserWarning:dagster",
+    }
+    return {**{name: os.environ.get(name, value) for name, value in ONE_THREAD.items()}, **own}
+
+
+def prepare_home(settings: Settings) -> Path:
+    """Write ``dagster.yaml`` into ``DAGSTER_HOME`` from the project's template; return the folder."""
+    template = yaml.safe_load((project_root() / "dagster_home" / "dagster.yaml").read_text())
+    template["storage"]["custom"]["config"]["home"] = str(settings.home)
+    template["concurrency"]["runs"]["max_concurrent_runs"] = settings.max_runs
+    settings.dagster_home.mkdir(parents=True, exist_ok=True)
+    target = settings.dagster_home / "dagster.yaml"
+    temporary = target.with_suffix(".tmp")
+    temporary.write_text("# Written by `seechange up` from dagster_home/dagster.yaml.\n" + yaml.safe_dump(template))
+    temporary.replace(target)
+    return settings.dagster_home
+
+
+def close_orphaned_runs(settings: Settings) -> list[str]:
+    """Mark as failed the runs whose worker died together with Dagster; return their ids.
+
+    Only to be called while Dagster is down: what its code server had launched cannot be alive then. Left as they are,
+    such runs would fill the queue's slots for ever.
+    """
+    import dagster as dg
+    from dagster._core.storage.tags import GRPC_INFO_TAG
+
+    unfinished = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    with dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance:
+        runs = instance.get_runs(dg.RunsFilter(statuses=unfinished))
+        orphans = [run for run in runs if GRPC_INFO_TAG in run.tags]
+        for run in orphans:
+            instance.report_run_failed(run, "Dagster was stopped while this run was in progress.")
+        return [run.run_id for run in orphans]
+
+
+def answers(ui_url: str) -> bool:
+    """Whether the web server responds."""
+    try:
+        return "dagster_version" in _get(f"{ui_url}/server_info")
+    except (OSError, ValueError):
+        return False
+
+
+def complaints(ui_url: str) -> list[str]:
+    """What is wrong with the code locations and daemons, one line each; empty if all is well."""
+    try:
+        data = _get(f"{ui_url}/graphql", {"query": HEALTH})["data"]
+    except (OSError, ValueError, KeyError) as error:
+        return [f"the web server does not answer: {error}"]
+    found = []
+    for entry in data["workspaceOrError"].get("locationEntries", []):
+        result = entry["locationOrLoadError"] or {"__typename": "PythonError", "message": "still loading"}
+        if result["__typename"] == "PythonError":
+            found.append(f"location {entry['name']}: {_last_line(result['message'])}")
+    daemons = data["instance"]["daemonHealth"]["allDaemonStatuses"]
+    ill = [daemon["daemonType"].lower() for daemon in daemons if daemon["required"] and not daemon["healthy"]]
+    return found + ([f"no heartbeat yet from {', '.join(ill)}"] if ill else [])
+
+
+def _port(settings: Settings) -> int:
+    if settings.ui_port is None:
+        return free_port(DEFAULT_UI_PORT)
+    if settings.ui_port and not port_is_free(settings.ui_port):
+        raise ServiceUnavailable(
+            f"port {settings.ui_port} for the UI is taken: set SEECHANGE_UI_PORT to another, or to 0 for a free one"
+        )
+    return settings.ui_port or free_port()
+
+
+def _get(url: str, body: dict[str, str] | None = None) -> Any:
+    # No proxy: the address is on loopback, whatever the environment says about the web.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    content = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(  # noqa: S310 (always http on loopback)
+        url, data=content, headers={"Content-Type": "application/json"}
+    )
+    with opener.open(request, timeout=10) as response:
+        return json.load(response)
+
+
+def _last_line(message: str) -> str:
+    return message.strip().split("\n")[-1][:200]

@@ -1,0 +1,235 @@
+"""Where things are: the only module that reads the environment.
+
+Every process (command line, web server, daemon, run worker) builds the same `Settings`. The addresses of the
+services come from the environment first, then from the state file that `resources.services.up` writes into the home.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import pydantic
+
+from seechange_assets.errors import ParameterError, ServiceUnavailable
+from seechange_assets.names import checked_name
+
+SURVEY_DATABASE = "seechange"
+DAGSTER_DATABASE = "seechange_dagster"
+DEFAULT_UI_PORT = 3000
+
+
+def project_root() -> Path:
+    """Folder with `workspace.yaml` and `dagster_home/`: the checkout, or the current folder if installed elsewhere."""
+    checkout = Path(__file__).resolve().parents[1]
+    return checkout if (checkout / "dagster_home" / "dagster.yaml").exists() else Path.cwd()
+
+
+class Settings(pydantic.BaseModel):
+    """Paths, names and addresses of one installation. Nothing in here can change a product.
+
+    Attributes
+    ----------
+    home : Path
+        Everything written lies below it (``SEECHANGE_HOME``, default ``<project>/var``).
+    instrument : str
+        ``SEECHANGE_INSTRUMENT``, default ``ls4``.
+    config : tuple of Path
+        YAML files with parameters, later over earlier (``SEECHANGE_CONFIG``, colon-separated).
+    tag : str
+        Provenance tag readers ask for (``SEECHANGE_TAG``, default ``current``).
+    archive : str
+        Folder or fsspec URL of the products (``SEECHANGE_ARCHIVE``, default ``<home>/archive``).
+    drop : Path
+        Folder watched for raw files (``SEECHANGE_DROP``, default ``<home>/drop``).
+    catalog : str or None
+        Where the sky catalogue is (``SEECHANGE_CATALOG``, default ``<home>/catalog`` if it exists).
+    workspace : Path
+        What Dagster loads (``SEECHANGE_WORKSPACE``, default ``<project>/workspace.yaml``).
+    postgres_server : SecretStr or None
+        An external server (``SEECHANGE_POSTGRES_URL``); None means the embedded one.
+    kafka_bootstrap : str or None
+        An external broker (``SEECHANGE_KAFKA_SERVERS``); None means the embedded one.
+    kafka_port, ui_port : int
+        Ports on loopback (``SEECHANGE_KAFKA_PORT``, ``SEECHANGE_UI_PORT``); 0 takes any free one. Without a
+        value the UI takes 3000, or any free port if 3000 is taken.
+    max_runs : int
+        Runs at the same time (``SEECHANGE_MAX_RUNS``, default the CPU cores).
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    home: Path
+    instrument: str = "ls4"
+    config: tuple[Path, ...] = ()
+    tag: str = "current"
+    archive: str
+    drop: Path
+    catalog: str | None = None
+    workspace: Path
+    postgres_server: pydantic.SecretStr | None = None
+    kafka_bootstrap: str | None = None
+    kafka_port: int = pydantic.Field(0, ge=0, le=65535)
+    ui_port: int | None = pydantic.Field(None, ge=0, le=65535)
+    max_runs: int = pydantic.Field(1, ge=1)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """Read the ``SEECHANGE_*`` variables; an empty one counts as unset.
+
+        Raises
+        ------
+        ParameterError
+            For a value that cannot be used, naming the variable.
+        InvalidName
+            If the instrument or the tag breaks the allow-list.
+        """
+        given = _given(os.environ if environment is None else environment)
+        root = project_root()
+        home = _absolute(given.get("HOME", str(root / "var")))
+        catalog = given.get("CATALOG")
+        values = {
+            "home": home,
+            "instrument": checked_name(given.get("INSTRUMENT", "ls4"), "SEECHANGE_INSTRUMENT"),
+            "config": tuple(_absolute(part) for part in given.get("CONFIG", "").split(":") if part),
+            "tag": checked_name(given.get("TAG", "current"), "SEECHANGE_TAG"),
+            "archive": _location(given.get("ARCHIVE", str(home / "archive"))),
+            "drop": _absolute(given.get("DROP", str(home / "drop"))),
+            "catalog": _location(catalog) if catalog else _existing(home / "catalog"),
+            "workspace": _absolute(given.get("WORKSPACE", str(root / "workspace.yaml"))),
+            "postgres_server": given.get("POSTGRES_URL"),
+            "kafka_bootstrap": given.get("KAFKA_SERVERS"),
+            "kafka_port": given.get("KAFKA_PORT", 0),
+            "ui_port": given.get("UI_PORT"),
+            "max_runs": given.get("MAX_RUNS", available_cores()),
+        }
+        try:
+            return cls(**values)
+        except pydantic.ValidationError as error:
+            first = error.errors(include_input=False)[0]
+            raise ParameterError(f"SEECHANGE_{str(first['loc'][0]).upper()}: {first['msg']}") from None
+
+    @property
+    def dagster_home(self) -> Path:
+        """``DAGSTER_HOME``, absolute as Dagster demands."""
+        return self.home / "dagster"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the services' log files."""
+        return self.home / "logs"
+
+    @property
+    def state_file(self) -> Path:
+        """JSON with the addresses of the services that are up."""
+        return self.home / "services.json"
+
+    @property
+    def postgres_url(self) -> str:
+        """URL of the server, for psycopg2, password included: not for printing.
+
+        Raises
+        ------
+        ServiceUnavailable
+            If none is named in the environment and none is up.
+        """
+        if self.postgres_server is not None:
+            return psycopg2_url(self.postgres_server.get_secret_value())
+        return str(self._from_state("postgres_url", "Postgres", "SEECHANGE_POSTGRES_URL"))
+
+    @property
+    def database_url(self) -> str:
+        """URL of the survey's database."""
+        return psycopg2_url(self.postgres_url, SURVEY_DATABASE)
+
+    @property
+    def dagster_url(self) -> str:
+        """URL of the database with Dagster's runs and events."""
+        return psycopg2_url(self.postgres_url, DAGSTER_DATABASE)
+
+    @property
+    def kafka_servers(self) -> str:
+        """Bootstrap servers of the broker.
+
+        Raises
+        ------
+        ServiceUnavailable
+            If none is named in the environment and none is up.
+        """
+        if self.kafka_bootstrap is not None:
+            return self.kafka_bootstrap
+        return str(self._from_state("kafka_servers", "Kafka broker", "SEECHANGE_KAFKA_SERVERS"))
+
+    @property
+    def ui_url(self) -> str | None:
+        """Address of the Dagster UI, or None if it is not up."""
+        return self.read_state().get("ui_url")
+
+    def read_state(self) -> dict[str, Any]:
+        """Content of the state file; empty if there is none."""
+        try:
+            return dict(json.loads(self.state_file.read_text()))
+        except FileNotFoundError:
+            return {}
+
+    def _from_state(self, key: str, what: str, variable: str) -> Any:
+        state = self.read_state()
+        if state.get(key):
+            return state[key]
+        if key in state:  # an external server whose URL has a password, which is never written down
+            raise ServiceUnavailable(f"the {what} of {self.home} is an external one: set {variable}")
+        raise ServiceUnavailable(f"no {what} is up for {self.home}: run `seechange up` or set {variable}")
+
+
+def available_cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def psycopg2_url(url: str, database: str | None = None) -> str:
+    """`url` with the psycopg2 driver named, because SQLAlchemy 2.1 takes psycopg 3 for a bare ``postgresql://``.
+
+    Raises
+    ------
+    ParameterError
+        If `url` is no Postgres URL. The URL is not repeated, it may hold a password.
+    """
+    import sqlalchemy
+
+    try:
+        parsed = sqlalchemy.make_url(url)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        parsed = None
+    if parsed is None or not parsed.drivername.startswith("postgres"):
+        raise ParameterError("SEECHANGE_POSTGRES_URL: expected postgresql://user:password@host:port/database")
+    parsed = parsed.set(drivername="postgresql+psycopg2", database=database or parsed.database or "postgres")
+    return parsed.render_as_string(hide_password=False)
+
+
+def redacted(url: str) -> str:
+    """`url` with the password replaced by ``***``, fit for a terminal or a log."""
+    import sqlalchemy
+
+    return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+
+
+def _given(environment: Mapping[str, str]) -> dict[str, str]:
+    prefix = "SEECHANGE_"
+    return {
+        name.removeprefix(prefix): value for name, value in environment.items() if name.startswith(prefix) and value
+    }
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().resolve()
+
+
+def _location(value: str) -> str:
+    """A URL as it is, a path made absolute."""
+    return value if re.match(r"[a-z0-9+]+://", value) else str(_absolute(value))
+
+
+def _existing(path: Path) -> str | None:
+    return str(path) if path.exists() else None

@@ -1,0 +1,1 @@
+"""decam (under construction)."""

@@ -1,0 +1,363 @@
+"""Detections: significant peaks of the score image, both signs.
+
+The score image is the matched-filter statistic of Zackay, Ofek & Gal-Yam (2016, ApJ 830, 27,
+Eq. 17): S/N of a point source at each pixel. A detection is a local maximum of its absolute
+value. Everything after one threshold pass works on the list of significant pixels.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from seechange_assets.errors import TooManyDetections
+from seechange_assets.products import Detections, Difference, Flag
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+# The matched filter turns a dipole into two lobes 2 sqrt(2) sigma = 1.2 FWHM apart; 1.5 joins them.
+DIPOLE_SEPARATION = 1.5
+# Around a very bright peak, imperfections of the PSF leave side peaks of this fraction of its score.
+WING_FRACTION = 0.02
+WING_RADIUS_FWHM = 5.0
+# A broken streak: at least this many peaks of one sign in line, no larger gap, and at least this long (in FWHM).
+LINE_MIN_PEAKS, LINE_MAX_GAP_FWHM, LINE_MIN_LENGTH_FWHM = 6, 4.0, 12.0
+STREAK_MIN_ELONGATION = 4.0
+LINE_ANGLES = 180
+
+
+def detect(
+    difference: Difference,
+    *,
+    threshold: float = 5.0,
+    separation_fwhm: float = 1.0,
+    edge_fwhm: float = 2.0,
+    streak_length_fwhm: float = 6.0,
+    star_residual_fraction: float = 0.03,
+    max_detections: int = 5000,
+) -> Detections:
+    """Find peaks of ``|score|`` above `threshold`.
+
+    Parameters
+    ----------
+    difference : Difference
+        With unit noise in ``score``; flagged and non-finite pixels make no detection.
+    threshold : float
+        Least |score| of a peak.
+    separation_fwhm : float
+        Peaks of one sign closer than this are one detection; of opposite sign (a dipole) closer than
+        1.5 times this. The stronger peak gives position and sign.
+    edge_fwhm : float
+        Width of the border, of the image and of the overlap with the reference, left out.
+    streak_length_fwhm : float
+        A connected, elongated region longer than this is one detection of kind ``streak``.
+    star_residual_fraction : float
+        A peak below this fraction of the star underneath is of kind ``star_residual``.
+    max_detections : int
+        More than this is a failed subtraction.
+
+    Returns
+    -------
+    Detections
+        Sorted by decreasing |score|.
+
+    Raises
+    ------
+    TooManyDetections
+        Above `max_detections`.
+    """
+    fwhm = difference.psf.fwhm_px
+    border = int(np.ceil(edge_fwhm * fwhm))
+    y, x = _significant_pixels(difference.score, difference.flags, threshold, border)
+    island = _islands(y, x, difference.score.shape)
+    peak = _peak_indices(y, x, difference.score)
+    _refuse_excess(peak.size, 20 * max_detections, difference)
+    peak = peak[np.argsort(-np.abs(difference.score[y[peak], x[peak]]), kind="stable")]
+    sizes = np.bincount(island, minlength=1)
+    keep, streak, n_pixels = _merge(
+        x, y, island, peak, sizes, difference.score, fwhm, separation_fwhm, streak_length_fwhm
+    )
+    rows = peak[keep]
+    near_edge = _flags_around(difference.flags, x[rows], y[rows], border) & Flag.OUT_OF_BOUNDS
+    inside = near_edge == 0
+    rows, streak, n_pixels = rows[inside], streak[inside], n_pixels[inside]
+    _refuse_excess(rows.size, max_detections, difference)
+    residual = _on_star_residual(difference, x[rows], y[rows], star_residual_fraction)
+    kind = np.where(streak, "streak", np.where(residual, "star_residual", "point")).astype("U13")
+    return Detections(table=_table(difference, x[rows], y[rows], n_pixels, kind), threshold=float(threshold))
+
+
+def _refuse_excess(n_found: int, n_allowed: int, difference: Difference) -> None:
+    if n_found > n_allowed:
+        raise TooManyDetections(
+            f"{difference.info.exposure} {difference.info.ccd}: {n_found} peaks in the score image, {n_allowed} allowed; "
+            "check the alignment and the PSF of the subtraction, or raise detections.max_detections"
+        )
+
+
+@njit(cache=True)
+def _significant_pixels(score, flags, threshold, border):  # type: ignore[no-untyped-def]
+    """Row-major (y, x) of unflagged pixels with |score| above the threshold, border left out."""
+    ny, nx = score.shape
+    count = 0
+    for j in range(border, ny - border):
+        for i in range(border, nx - border):
+            count += (abs(score[j, i]) > threshold) and flags[j, i] == 0
+    y = np.empty(count, np.int32)
+    x = np.empty(count, np.int32)
+    k = 0
+    for j in range(border, ny - border):
+        for i in range(border, nx - border):
+            if abs(score[j, i]) > threshold and flags[j, i] == 0:
+                y[k], x[k] = j, i
+                k += 1
+    return y, x
+
+
+@njit(cache=True)
+def _islands(y, x, shape):  # type: ignore[no-untyped-def]
+    """Label 8-connected significant pixels: ``(n,)`` int64, consecutive from 0 (union-find)."""
+    n = y.size
+    index = np.zeros((shape[0], shape[1]), np.int32)
+    parent = np.arange(n)
+    for k in range(n):
+        index[y[k], x[k]] = k + 1
+    for k in range(n):
+        for dy, dx in ((0, -1), (-1, -1), (-1, 0), (-1, 1)):
+            j, i = y[k] + dy, x[k] + dx
+            if 0 <= j and 0 <= i < shape[1] and index[j, i] > 0:
+                a, b = k, index[j, i] - 1
+                while parent[a] != a:
+                    a = parent[a]
+                while parent[b] != b:
+                    b = parent[b]
+                parent[max(a, b)] = min(a, b)
+                parent[k] = min(a, b)
+    label = np.empty(n, np.int64)
+    n_labels = 0
+    for k in range(n):
+        root = k
+        while parent[root] != root:
+            root = parent[root]
+        if root == k:
+            label[k] = n_labels
+            n_labels += 1
+        else:
+            label[k] = label[root]
+    return label
+
+
+@njit(cache=True)
+def _peak_indices(y, x, score):  # type: ignore[no-untyped-def]
+    """Indices of the local maxima of |score| among the significant pixels.
+
+    Flagged neighbours with a finite score count: the shoulder of a masked cosmic ray is no peak.
+    """
+    ny, nx = score.shape
+    is_peak = np.ones(y.size, np.bool_)
+    for k in range(y.size):
+        value = abs(score[y[k], x[k]])
+        for dy in range(-1, 2):
+            for dx in range(-1, 2):
+                j, i = y[k] + dy, x[k] + dx
+                if (dy == 0 and dx == 0) or j < 0 or i < 0 or j >= ny or i >= nx:
+                    continue
+                other = abs(score[j, i])
+                earlier = dy < 0 or (dy == 0 and dx < 0)
+                if other > value or (earlier and other == value):
+                    is_peak[k] = False
+    return np.flatnonzero(is_peak)
+
+
+def _merge(x, y, island, peak, sizes, score, fwhm, separation_fwhm, streak_length_fwhm):  # type: ignore[no-untyped-def]
+    """Indices into `peak` (sorted by |score|) that stay, whether each is a streak, and its pixels."""
+    position = np.column_stack([x[peak], y[peak]]).astype(np.float64)
+    value = score[y[peak], x[peak]].astype(np.float64)
+    long = _elongated(x, y, island, streak_length_fwhm * fwhm)
+    group = np.arange(peak.size)
+    _join_first(group, np.where(long[island[peak]], island[peak], -1))
+    alive = (group == np.arange(peak.size)) & _stronger_than_neighbours(position, value, fwhm, separation_fwhm)
+    # A peak merged into a streak may stand beside it, but a streak's own best peak always stays.
+    streak = long[island[peak]]
+    alive |= streak & (group == np.arange(peak.size))
+    keep = np.flatnonzero(alive)
+    pixels = sizes[island[peak[keep]]]
+    line = _lines(position[keep], value[keep] > 0, fwhm)
+    first = np.arange(keep.size)
+    _join_first(first, line)
+    pixels = np.bincount(first, weights=pixels, minlength=keep.size).astype(np.int64)
+    single = first == np.arange(keep.size)
+    return keep[single], (streak[keep] | (line >= 0))[single], pixels[single]
+
+
+def _join_first(group: NDArray[np.int64], label: NDArray[np.int64]) -> None:
+    """Give all members of a label >= 0 the index of its first member, in place."""
+    for value in np.unique(label[label >= 0]):
+        members = np.flatnonzero(label == value)
+        group[members] = members[0]
+
+
+def _elongated(x: NDArray, y: NDArray, island: NDArray, min_length_px: float) -> NDArray[np.bool_]:
+    """Islands longer than `min_length_px` and much longer than wide, from their second moments.
+
+    A uniform line of length L has a variance of L^2 / 12 along itself.
+    """
+    n = np.maximum(np.bincount(island, minlength=1), 1)
+    mean_x, mean_y = np.bincount(island, x, 1) / n, np.bincount(island, y, 1) / n
+    dx, dy = x - mean_x[island], y - mean_y[island]
+    xx, yy = np.bincount(island, dx * dx, 1) / n, np.bincount(island, dy * dy, 1) / n
+    xy = np.bincount(island, dx * dy, 1) / n
+    mean, spread = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
+    major, minor = mean + spread, np.maximum(mean - spread, 1 / 12)
+    return (np.sqrt(12 * major) > min_length_px) & (major > STREAK_MIN_ELONGATION**2 * minor)
+
+
+def _stronger_than_neighbours(position: NDArray, value: NDArray, fwhm: float, separation_fwhm: float) -> NDArray[np.bool_]:
+    """Greedy merge: walk from the strongest peak down, each one kept swallows its neighbours."""
+    from scipy.spatial import cKDTree
+
+    alive = np.ones(value.size, bool)
+    if value.size < 2:
+        return alive
+    pairs = cKDTree(position).query_pairs(max(DIPOLE_SEPARATION * separation_fwhm, WING_RADIUS_FWHM) * fwhm, output_type="ndarray")
+    strong, weak = np.sort(pairs, axis=1).T  # peaks come sorted by |score|
+    distance = np.hypot(*(position[strong] - position[weak]).T) / fwhm
+    opposite = value[strong] * value[weak] < 0
+    reach = separation_fwhm * np.where(opposite, DIPOLE_SEPARATION, 1.0)
+    faint = np.abs(value[weak]) < WING_FRACTION * np.abs(value[strong])
+    joined = (distance <= reach) | faint
+    strong, weak = strong[joined], weak[joined]
+    for k in np.argsort(strong, kind="stable"):
+        if alive[strong[k]]:
+            alive[weak[k]] = False
+    return alive
+
+
+def _lines(position: NDArray, positive: NDArray, fwhm: float) -> NDArray[np.int64]:
+    """Label of the straight row of peaks of one sign each one belongs to, -1 for none (Hough transform).
+
+    Chance rows are rare: with 1000 detections on 2048x4096 pixels of FWHM 5 px, the next peak of
+    a row lies within the allowed gap with a probability below 2 percent, to the power of four.
+    """
+    label = np.full(len(position), -1, np.int64)
+    if len(position) < LINE_MIN_PEAKS:
+        return label
+    angle = np.pi * np.arange(LINE_ANGLES) / LINE_ANGLES
+    direction = np.column_stack([np.cos(angle), np.sin(angle)])
+    across = position @ np.column_stack([-direction[:, 1], direction[:, 0]]).T
+    for a, members in _rich_cells(across, positive, fwhm):
+        for row in _runs(members[label[members] < 0], position, direction[a], fwhm):
+            label[_extended(row, position, (label < 0) & (positive == positive[row[0]]), fwhm)] = label.max() + 1
+    return label
+
+
+def _rich_cells(across: NDArray, positive: NDArray, fwhm: float) -> list[tuple[int, NDArray]]:
+    """Cells (angle, peaks) of the Hough plane that hold enough peaks, fullest first."""
+    found = []
+    for half in (0.0, 0.5):  # two bin phases, so that no row is cut by a bin edge
+        cell = 2 * np.floor(across / (2 * fwhm) + half).astype(np.int64) + positive[:, None]
+        for a in range(LINE_ANGLES):
+            values, counts = np.unique(cell[:, a], return_counts=True)
+            found += [(a, np.flatnonzero(cell[:, a] == v)) for v in values[counts >= LINE_MIN_PEAKS]]
+    return sorted(found, key=lambda item: -item[1].size)
+
+
+def _extended(row: NDArray, position: NDArray, free: NDArray, fwhm: float) -> NDArray:
+    """Refit the line through a row and take in what continues it, until nothing is added."""
+    for _ in range(10):
+        center = position[row].mean(axis=0)
+        along = np.linalg.svd(position[row] - center, full_matrices=False)[2][0]
+        across = (position - center) @ np.array([-along[1], along[0]])
+        runs = _runs(np.flatnonzero(free & (np.abs(across) < fwhm)), position, along, fwhm)
+        longer = max(runs, key=len, default=row)
+        if longer.size <= row.size:
+            break
+        row = longer
+    return row
+
+
+def _runs(members: NDArray, position: NDArray, direction: NDArray, fwhm: float) -> list[NDArray]:
+    """Parts of a row without large gaps that are long and rich enough."""
+    along = position[members] @ direction
+    order = np.argsort(along, kind="stable")
+    cuts = np.flatnonzero(np.diff(along[order]) > LINE_MAX_GAP_FWHM * fwhm) + 1
+    return [
+        members[part]
+        for part in np.split(order, cuts)
+        if part.size >= LINE_MIN_PEAKS and np.ptp(along[part]) > LINE_MIN_LENGTH_FWHM * fwhm
+    ]
+
+
+def _flags_around(flags: NDArray, x: NDArray, y: NDArray, radius: int) -> NDArray[np.uint16]:
+    """OR of the flags in the box of `radius` pixels around each position."""
+    offset = np.arange(-radius, radius + 1)
+    rows = np.clip(y[:, None] + offset, 0, flags.shape[0] - 1)
+    columns = np.clip(x[:, None] + offset, 0, flags.shape[1] - 1)
+    box = flags[rows[:, :, None], columns[:, None, :]].reshape(x.size, offset.size**2)
+    return np.bitwise_or.reduce(box, axis=1)
+
+
+def _on_star_residual(difference: Difference, x: NDArray, y: NDArray, fraction: float) -> NDArray[np.bool_]:
+    """Whether a peak is what an imperfect PSF leaves of the bright source underneath.
+
+    The pixel noise tells the counts of that source: noise^2 = sky variance + counts / gain. A peak of the
+    difference within one FWHM of it and below `fraction` of it, or next to saturated pixels, is a residual.
+    """
+    radius = max(1, round(difference.psf.fwhm_px))
+    saturated = _flags_around(difference.flags, x, y, 2 * radius) & (Flag.SATURATED | Flag.BLEED)
+    gain = difference.info.gain
+    if not np.isfinite(gain) or gain <= 0 or x.size == 0:
+        return saturated > 0
+    sample = difference.noise[::16, ::16]
+    sky_variance = float(np.median(sample[np.isfinite(sample)])) ** 2
+    offset = np.arange(-radius, radius + 1)
+    rows = np.clip(y[:, None] + offset, 0, difference.noise.shape[0] - 1)[:, :, None]
+    columns = np.clip(x[:, None] + offset, 0, difference.noise.shape[1] - 1)[:, None, :]
+    noise = np.where(np.isfinite(difference.noise[rows, columns]), difference.noise[rows, columns], 0.0)
+    star_counts = gain * (noise.max(axis=(1, 2)).astype(np.float64) ** 2 - sky_variance)
+    peak_counts = np.nanmax(np.abs(difference.data[rows, columns]), axis=(1, 2))
+    return (saturated > 0) | (peak_counts < fraction * star_counts)
+
+
+def _table(difference: Difference, x: NDArray, y: NDArray, n_pixels: NDArray, kind: NDArray) -> "Table":
+    from astropy.table import Table
+
+    x_fine, y_fine = subpixel_peak(difference.score, x, y)
+    ra, dec = difference.wcs.astropy().all_pix2world(x_fine, y_fine, 0) if x.size else (x_fine, y_fine)
+    radius = max(1, round(difference.psf.fwhm_px / 2))
+    columns = {
+        "x": x_fine,
+        "y": y_fine,
+        "ra": np.asarray(ra, np.float64),
+        "dec": np.asarray(dec, np.float64),
+        "score": difference.score[y, x],
+        "flux": difference.flux[y, x],
+        "flux_err": difference.flux_err[y, x],
+        "n_pixels": n_pixels.astype(np.int32),
+        "image_flags": _flags_around(difference.flags, x, y, radius),
+        "kind": kind,
+    }
+    return Table(columns)
+
+
+def subpixel_peak(score: NDArray, x: NDArray, y: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Vertex of the quadratic surface through the 3x3 pixels of |score| around each peak.
+
+    Steps are limited to 0.7 px; where the surface has no maximum the pixel's centre stays.
+    """
+    offset = np.arange(-1, 2)
+    box = score[(y[:, None] + offset)[:, :, None], (x[:, None] + offset)[:, None, :]].astype(np.float64)
+    box = np.where(np.isfinite(box), box, 0.0) * np.sign(score[y, x])[:, None, None]
+    column, row = box.sum(axis=1), box.sum(axis=2)
+    slope_x, slope_y = (column[:, 2] - column[:, 0]) / 6, (row[:, 2] - row[:, 0]) / 6
+    curve_x = (column[:, 0] - 2 * column[:, 1] + column[:, 2]) / 3
+    curve_y = (row[:, 0] - 2 * row[:, 1] + row[:, 2]) / 3
+    cross = (box[:, 2, 2] + box[:, 0, 0] - box[:, 0, 2] - box[:, 2, 0]) / 4
+    determinant = curve_x * curve_y - cross**2
+    valid = (determinant > 0) & (curve_x < 0)
+    safe = np.where(valid, determinant, 1.0)
+    dx = np.where(valid, (cross * slope_y - curve_y * slope_x) / safe, 0.0)
+    dy = np.where(valid, (cross * slope_x - curve_x * slope_y) / safe, 0.0)
+    return x + np.clip(dx, -0.7, 0.7), y + np.clip(dy, -0.7, 0.7)

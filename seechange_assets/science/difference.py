@@ -1,0 +1,344 @@
+"""A new image minus its reference: registration, flux scale, PSF matching and a calibrated score.
+
+The steps, in the order of `subtract`: refine the reference's WCS star to star, warp it, bring
+it to the new image's counts, level the sky that is left, fill what either image does not
+know, subtract properly (`science.zogy`), and give the score the noise it really has.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from seechange_assets.errors import ParameterError, ReferenceUnusable
+from seechange_assets.products import (
+    Background,
+    Difference,
+    Flag,
+    FlagImage,
+    FloatImage,
+    Image,
+    Psf,
+    Reference,
+    Sources,
+    Wcs,
+    ZeroPoint,
+    wcs_from_text,
+)
+from seechange_assets.science.alignment import Alignment, align
+from seechange_assets.science.background import level_map, rms_map
+from seechange_assets.science.inpaint import grow_flags, inpaint
+from seechange_assets.science.matched_psf import difference_psf_model, psf_pairs, stamp_size
+from seechange_assets.science.noise import variance_map
+from seechange_assets.science.star_match import FluxScale, flux_scale
+from seechange_assets.science.subtraction_checks import check_inputs, check_overlap
+from seechange_assets.science.warp import warp_image
+from seechange_assets.science.zogy import METHODS, Subtraction, subtract_tiles
+
+_MIN_MARGIN_PX = 32
+_SAMPLING = 3  # every third pixel per axis is enough for a robust scatter, and nearly independent
+_SKY_BOX_PX = 85 * _SAMPLING
+_NORM_BOX_PX = 170 * _SAMPLING
+_MIN_SAMPLES = 100
+_BRIGHT_SNR = 100.0
+_MIN_BRIGHT = 5
+_MAX_PSF_ERROR = 0.1
+_HALF_CHI2 = 0.455  # median of a chi-square variable of one degree of freedom
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Both images on the new grid and flux scale, filled where unknown, with flags of either."""
+
+    new: FloatImage
+    reference: FloatImage
+    new_variance: FloatImage
+    reference_variance: FloatImage
+    flags: FlagImage
+
+
+def subtract(
+    image: Image,
+    background: Background,
+    psf: Psf,
+    wcs: Wcs,
+    zp: ZeroPoint,
+    sources: Sources,
+    reference: Reference,
+    *,
+    method: str = "zogy",
+    match_radius_arcsec: float = 2.0,
+    min_stars_linear: int = 10,
+    min_overlap: float = 0.1,
+    max_masked: float = 0.9,
+    grow_fwhm: float = 1.0,
+    psf_error: float = 0.002,
+    reference_id: str = "",
+) -> Difference:
+    """Subtract a reference from a new image.
+
+    Parameters
+    ----------
+    image, background, psf, wcs, zp, sources
+        The new image and its calibration.
+    reference : Reference
+    method : str
+        ``zogy`` (proper subtraction) or ``direct`` (plain difference, for comparison).
+    match_radius_arcsec, min_stars_linear
+        See `science.alignment.align`.
+    min_overlap : float
+        Least fraction of the new image that the reference must cover.
+    max_masked : float
+        Largest fraction of the reference's pixels that may be flagged.
+    grow_fwhm : float
+        Flags are grown by this many FWHM (of the wider PSF), the reach of the filter.
+    psf_error : float
+        Least relative error of the PSF models; what the bright stars show beyond it is added.
+    reference_id : str
+        Recorded in the product.
+
+    Returns
+    -------
+    Difference
+
+    Raises
+    ------
+    ReferenceUnusable
+        Other filter, no WCS, pixel scales that differ more than twice, empty or masked
+        reference, too little overlap, a PSF that does not fit its stamp.
+    """
+    if method not in METHODS:
+        raise ParameterError(f"diff.method {method!r} is not known: expected one of {', '.join(sorted(METHODS))}")
+    check_inputs(image, psf, wcs, reference, max_masked=max_masked)
+    alignment = align(
+        reference.sources,
+        reference.wcs.header,
+        sources,
+        wcs.header,
+        match_radius_arcsec=match_radius_arcsec,
+        min_stars_linear=min_stars_linear,
+    )
+    scale = flux_scale(psf, reference.psf, alignment.new_rows, alignment.reference_rows)
+    if scale is None:
+        scale = FluxScale(10 ** (0.4 * (zp.zp - reference.zp.zp)), np.nan, np.nan, 0)
+    _check_scale(scale, image)
+    pair = _common_grid(image, background, wcs, reference, alignment, scale, min_overlap)
+    size = stamp_size(psf, reference.psf)
+    psfs = psf_pairs(psf, reference.psf, wcs.header, alignment.header, size)
+    raw = subtract_tiles(
+        pair.new, pair.reference, pair.new_variance, pair.reference_variance, psfs, max(size // 2, _MIN_MARGIN_PX), method
+    )
+    radius = int(np.ceil(grow_fwhm * max(psf.fwhm_px, reference.psf.fwhm_px)))
+    flags = _grown(pair.flags, radius)
+    error = max(_star_error(raw, flags, sources, alignment, psf.fwhm_px), psf_error)
+    sky_variances = _sky_variances(pair)
+    maps = _calibrated(raw, pair, flags, alignment, error)
+    usable = flags[::_SAMPLING, ::_SAMPLING] == 0
+    depth = float(np.median(maps["flux_err"][::_SAMPLING, ::_SAMPLING][usable])) if usable.any() else float("nan")
+    return Difference(
+        info=image.info,
+        **maps,
+        flags=flags,
+        psf=difference_psf_model(psf, psfs, sky_variances, image.data.shape, size, method),
+        wcs=wcs,
+        zp=zp.zp,
+        zp_err=zp.zp_err,
+        limiting_magnitude=zp.zp - 2.5 * np.log10(5 * depth),
+        method=method,
+        flux_scale=scale.factor,
+        reference_wcs=alignment.header,
+        reference_id=reference_id,
+        n_alignment_stars=alignment.n_stars,
+        alignment_rms_px=alignment.rms_px,
+        masked_fraction=float(np.mean(flags != 0)),
+    )
+
+
+def _check_scale(scale: FluxScale, image: Image) -> None:
+    if not (np.isfinite(scale.factor) and scale.factor > 0):
+        raise ReferenceUnusable(
+            f"{image.info.exposure} {image.info.ccd}: no flux scale between image and reference: fewer than 3 stars in "
+            "common and no zero points; calibrate both or give another reference"
+        )
+
+
+def _common_grid(
+    image: Image,
+    background: Background,
+    wcs: Wcs,
+    reference: Reference,
+    alignment: Alignment,
+    scale: FluxScale,
+    min_overlap: float,
+) -> _Pair:
+    """Warp, scale, level and fill; the arrays ZOGY wants."""
+    factor = np.float32(scale.factor)
+    warped, reference_variance, warped_flags = warp_image(
+        reference.data,
+        reference.variance,
+        reference.flags,
+        wcs_from_text(alignment.header),
+        wcs_from_text(wcs.header),
+        image.data.shape,
+    )
+    check_overlap(warped_flags, image, min_overlap)
+    warped *= factor
+    reference_variance *= factor**2
+    new = image.data - level_map(background)
+    new_variance = variance_map(image, background)
+    flags = image.flags | warped_flags
+    flags[~np.isfinite(image.data)] |= np.uint16(Flag.NO_DATA)
+    new -= _residual_sky(new - warped, flags)
+    # What one image does not know is filled in both, so that the fills subtract like the sky does.
+    return _Pair(
+        inpaint(new, flags),
+        inpaint(warped, flags),
+        _finite_variance(new_variance, flags),
+        _finite_variance(reference_variance, flags),
+        flags,
+    )
+
+
+def _finite_variance(variance: FloatImage, flags: FlagImage) -> FloatImage:
+    """The variance with unknown values replaced by the typical one."""
+    known = variance[::_SAMPLING, ::_SAMPLING]
+    typical = np.float32(np.median(known[np.isfinite(known)])) if np.isfinite(known).any() else np.float32(1)
+    variance[~np.isfinite(variance) | (flags != 0)] = typical
+    return variance
+
+
+def _sky_variances(pair: _Pair) -> tuple[float, float]:
+    cut = np.s_[::_SAMPLING, ::_SAMPLING]
+    return float(np.median(pair.new_variance[cut])), float(np.median(pair.reference_variance[cut]))
+
+
+def _residual_sky(difference: FloatImage, flags: FlagImage) -> FloatImage:
+    """Smooth level that is left in the plain difference: medians of boxes, interpolated."""
+    cut = np.s_[::_SAMPLING, ::_SAMPLING]
+    center, _ = _mesh(difference[cut], flags[cut] == 0, _SKY_BOX_PX // _SAMPLING)
+    return _rendered(center, difference.shape, _SKY_BOX_PX)
+
+
+def _grown(flags: FlagImage, radius: int) -> FlagImage:
+    """Flags spread by the reach of the filter; the border of the overlap stays where it is."""
+    edge = np.uint16(Flag.OUT_OF_BOUNDS)
+    return grow_flags(flags & ~edge, radius) | (flags & edge)
+
+
+def _star_error(raw: Subtraction, flags: FlagImage, sources: Sources, alignment: Alignment, fwhm_px: float) -> float:
+    """Relative residual of bright matched stars beyond noise and registration: the error of the PSF models.
+
+    Robust rms of S / S_R (flux of the difference over that of the star) at the centres of stars and half a FWHM beside them.
+    """
+    rows = sources.table[alignment.new_rows]
+    near = round(fwhm_px / 2)
+    ny, nx = flags.shape
+    excess = []
+    for dx, dy in ((0, 0), (near, 0), (-near, 0), (0, near), (0, -near)):
+        x = np.clip(np.rint(rows["x"]).astype(int) + dx, 1, nx - 2)
+        y = np.clip(np.rint(rows["y"]).astype(int) + dy, 1, ny - 2)
+        static = raw.flux_new[y, x] - raw.flux[y, x]
+        variance = raw.flux_variance[y, x] + _registration_variance(raw, y, x, alignment.noise_px)
+        bright = (flags[y, x] == 0) & (static > _BRIGHT_SNR * np.sqrt(np.maximum(raw.flux_variance[y, x], 0)))
+        excess.append(((raw.flux[y, x] ** 2 - variance) / np.maximum(static, 1e-30) ** 2)[bright])
+    values = np.concatenate(excess)
+    if values.size < 5 * _MIN_BRIGHT:
+        return 0.0
+    return float(min(np.sqrt(max(np.median(values), 0.0) / _HALF_CHI2), _MAX_PSF_ERROR))
+
+
+def _registration_variance(raw: Subtraction, y: NDArray, x: NDArray, noise_px: float) -> NDArray:
+    """V_ast of eq. 33 at some pixels, from the gradient of the reference's part of the flux."""
+    if not np.isfinite(noise_px):
+        return np.zeros(len(x))
+
+    def static(rows: NDArray, columns: NDArray) -> NDArray:
+        return raw.flux_new[rows, columns] - raw.flux[rows, columns]
+
+    slope_x = (static(y, x + 1) - static(y, x - 1)) / 2
+    slope_y = (static(y + 1, x) - static(y - 1, x)) / 2
+    return noise_px**2 * (slope_x**2 + slope_y**2)
+
+
+def _calibrated(
+    raw: Subtraction, pair: _Pair, flags: FlagImage, alignment: Alignment, error: float
+) -> dict[str, FloatImage]:
+    """Score with unit noise on blank sky, fluxes, and the noise per pixel.
+
+    Theory gives the noise for white input; frames that were resampled before are not white, so the
+    scatter of the score on blank sky, box by box, sets the last few per cent (or more, where they
+    need it). The noise per pixel takes the same factor: it is the noise on the scale of the PSF, so
+    photometry that treats pixels as independent gets the right errors.
+    """
+    noise_px = alignment.noise_px if np.isfinite(alignment.noise_px) else 0.0
+    score, sigma = _score(raw.flux, raw.flux_new, raw.flux_variance, np.float32(noise_px**2), np.float32(error**2))
+    cut = np.s_[::_SAMPLING, ::_SAMPLING]
+    limit = 3 * sigma[cut]
+    blank = (flags[cut] == 0) & (raw.flux_new[cut] < limit) & (raw.flux_new[cut] - raw.flux[cut] < limit)
+    _, spread = _mesh(score[cut], blank, _NORM_BOX_PX // _SAMPLING)
+    factor = _rendered(spread, score.shape, _NORM_BOX_PX)
+    noise = pair.new_variance
+    noise += pair.reference_variance
+    np.sqrt(noise, out=noise)
+    noise *= factor
+    score /= factor
+    sigma *= factor
+    maps = {"data": raw.difference, "noise": noise, "score": score, "flux": raw.flux, "flux_err": sigma}
+    unknown = (flags & np.uint16(Flag.OUT_OF_BOUNDS)) != 0
+    for array in maps.values():
+        array[unknown] = np.nan
+    return maps
+
+
+def _mesh(values: FloatImage, usable: NDArray[np.bool_], box: int) -> tuple[FloatImage, FloatImage]:
+    """Median and robust sigma of boxes; boxes without data get the overall value."""
+    ny, nx = values.shape
+    shape = (-(-ny // box), -(-nx // box))
+    center, sigma = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
+    for i, j in np.ndindex(shape):
+        cut = np.s_[i * box : (i + 1) * box, j * box : (j + 1) * box]
+        center[i, j], sigma[i, j] = _center_and_sigma(values[cut][usable[cut]])
+    if np.isnan(center).any():
+        overall = _center_and_sigma(values[usable])
+        overall = overall if np.isfinite(overall[0]) else (0.0, 1.0)
+        center[np.isnan(center)], sigma[np.isnan(sigma)] = overall
+    return center, sigma
+
+
+def _center_and_sigma(values: NDArray[np.float32]) -> tuple[float, float]:
+    """Median and half the distance of the 15.87 and 84.13 percentiles; NaN for few values."""
+    if values.size < _MIN_SAMPLES:
+        return float("nan"), float("nan")
+    low, middle, high = np.percentile(values, [15.87, 50, 84.13])
+    return float(middle), float((high - low) / 2)
+
+
+def _rendered(mesh: FloatImage, shape: tuple[int, int], box: int) -> FloatImage:
+    """A mesh interpolated bilinearly to all pixels."""
+    return rms_map(Background(mesh, mesh, box, shape, 0.0, 0.0))
+
+
+@njit(cache=True)
+def _score(flux, flux_new, variance, registration, fraction):  # type: ignore[no-untyped-def]
+    """Flux over its noise, and that noise: photon noise, registration (eq. 33) and PSF error.
+
+    The last two follow the static sky, S_R = S_N - S, so they leave a new source its significance.
+    """
+    ny, nx = flux.shape
+    score = np.empty_like(flux)
+    sigma = np.empty_like(flux)
+    half = np.float32(0.5)
+    for y in range(ny):
+        up, down = min(y + 1, ny - 1), max(y - 1, 0)
+        for x in range(nx):
+            right, left = min(x + 1, nx - 1), max(x - 1, 0)
+            slope_x = half * (flux_new[y, right] - flux[y, right] - flux_new[y, left] + flux[y, left])
+            slope_y = half * (flux_new[up, x] - flux[up, x] - flux_new[down, x] + flux[down, x])
+            static = flux_new[y, x] - flux[y, x]
+            # Rounding of the FFT may leave a tiny variance below zero beside a very bright star.
+            total = max(variance[y, x], np.float32(1e-30))
+            total += registration * (slope_x * slope_x + slope_y * slope_y) + fraction * static * static
+            sigma[y, x] = np.sqrt(total)
+            score[y, x] = flux[y, x] / sigma[y, x]
+    return score, sigma

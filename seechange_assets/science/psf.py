@@ -1,0 +1,247 @@
+"""Point spread functions: rendering a `Psf` into pixels, and simple analytic ones.
+
+The model is an *effective* PSF (Anderson & King 2000, PASP 112, 1360): the value of a
+pixel as a function of its distance from the star, pixel response included. It is tabulated
+``oversampling`` times per pixel and interpolated with a Lanczos-4 kernel; each table
+entry is a polynomial of the position on the CCD. Fitting it to stars is in `psf_fit`.
+"""
+
+import numba
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from seechange_assets.errors import BadPixels
+from seechange_assets.products import Psf
+
+LANCZOS_ORDER = 4
+# Fewer table entries per FWHM than this alias visibly through the interpolation.
+SAMPLES_PER_FWHM = 3.2
+MAX_OVERSAMPLING = 4
+
+FloatArray = NDArray[np.float64]
+
+
+def polynomial_terms(x: ArrayLike, y: ArrayLike, degree: int, shape: tuple[int, int]) -> FloatArray:
+    """Products ``x'^i y'^j`` with ``i + j <= degree``, the basis in which the PSF varies.
+
+    Parameters
+    ----------
+    x, y : array_like, shape (n,)
+        Positions [pixel]; those outside the image take the value at its border, because
+        a polynomial must not be extrapolated.
+    degree : int
+        Highest total power.
+    shape : tuple of int
+        ``(ny, nx)`` of the image; ``x' = 2x/(nx-1) - 1`` runs from -1 to 1.
+
+    Returns
+    -------
+    ndarray, shape (n, (degree+1)(degree+2)/2)
+        Ordered by total power, within it by falling power of x: 1, x, y, x², xy, y², ...
+    """
+    ny, nx = shape
+    u = np.clip(2.0 * np.atleast_1d(np.asarray(x, float)) / max(nx - 1, 1) - 1.0, -1.0, 1.0)
+    v = np.clip(2.0 * np.atleast_1d(np.asarray(y, float)) / max(ny - 1, 1) - 1.0, -1.0, 1.0)
+    terms = [u ** (total - j) * v**j for total in range(degree + 1) for j in range(total + 1)]
+    return np.stack(terms, axis=-1)
+
+
+def native_size(psf: Psf) -> int:
+    """Side [pixel] of the odd stamp that holds the whole tabulated PSF."""
+    half = (psf.coefficients.shape[-1] - 1) // 2
+    return 2 * (half // psf.oversampling) + 1
+
+
+def render(psf: Psf, x: ArrayLike, y: ArrayLike, size: int | None = None) -> FloatArray:
+    """Stamps of the PSF at given positions, each with sum 1.
+
+    Parameters
+    ----------
+    psf : Psf
+    x, y : array_like, shape (n,)
+        Positions of the stars [pixel]. The stamp's central pixel is
+        ``floor(x + 0.5), floor(y + 0.5)``, the PSF sits at its sub-pixel place within it.
+    size : int, optional
+        Odd side of the stamps; `native_size` by default. Pixels beyond the table are zero.
+
+    Returns
+    -------
+    ndarray of float64, shape (n, size, size)
+    """
+    stamps = raw_stamps(psf, x, y, native_size(psf) if size is None else size)
+    return stamps / stamps.sum(axis=(1, 2), keepdims=True)
+
+
+def raw_stamps(
+    psf: Psf,
+    x: ArrayLike,
+    y: ArrayLike,
+    size: int,
+    *,
+    centered: bool = False,
+    center: tuple[ArrayLike, ArrayLike] | None = None,
+) -> FloatArray:
+    """As `render` without the normalisation, so smaller stamps are crops of larger ones.
+
+    With ``centered`` the PSF of that place is drawn exactly on the central pixel. ``center`` puts the
+    stamps' central pixels (x, y) elsewhere; they need not be near the stars.
+    """
+    if size % 2 != 1 or size < 1:
+        raise ValueError(f"a PSF stamp has an odd size, got {size}")
+    x, y = np.atleast_1d(np.asarray(x, float)), np.atleast_1d(np.asarray(y, float))
+    terms = polynomial_terms(x, y, psf.degree, psf.shape)
+    n_terms, n_grid, _ = psf.coefficients.shape
+    grids = (terms @ psf.coefficients.reshape(n_terms, -1)).reshape(-1, n_grid, n_grid)
+    if centered:
+        center = (x, y)
+    elif center is None:
+        center = (np.floor(x + 0.5), np.floor(y + 0.5))
+    return _resample(grids, x - center[0], y - center[1], psf.oversampling, size)
+
+
+def centered_image(psf: Psf, x: float, y: float, shape: tuple[int, int]) -> FloatArray:
+    """A frame of ``shape`` with the PSF of position (x, y) centred on pixel (0, 0), wrapped around.
+
+    This is the form a Fourier transform wants: convolving with it moves nothing.
+    """
+    size = min(native_size(psf), shape[0] - (shape[0] + 1) % 2, shape[1] - (shape[1] + 1) % 2)
+    stamp = raw_stamps(psf, x, y, size, centered=True)[0]
+    frame = np.zeros(shape)
+    frame[:size, :size] = stamp / stamp.sum()
+    return np.roll(frame, (-(size // 2), -(size // 2)), axis=(0, 1))
+
+
+def effective_area(stamp: ArrayLike) -> float:
+    """Pixels of sky noise in a PSF flux: ``1 / sum(psf^2)`` for a stamp of sum 1."""
+    return float(1.0 / np.sum(np.square(np.asarray(stamp, float))))
+
+
+def constant_psf(stamp: ArrayLike, shape: tuple[int, int], fwhm_px: float) -> Psf:
+    """A PSF that is the same everywhere, from an odd, centred stamp sampled once per pixel.
+
+    Raises
+    ------
+    ValueError
+        If the stamp is not square and odd.
+    BadPixels
+        If it is not finite or its sum is not positive.
+    """
+    stamp = np.array(stamp, dtype=np.float64)
+    if stamp.ndim != 2 or stamp.shape[0] != stamp.shape[1] or stamp.shape[0] % 2 != 1:
+        raise ValueError(f"a PSF stamp is square with an odd side, got shape {stamp.shape}")
+    return analytic_psf(stamp, shape, fwhm_px, 1, "pixels")
+
+
+def gaussian_psf(fwhm_px: float, shape: tuple[int, int], size: int | None = None) -> Psf:
+    """A round Gaussian of that FWHM in the image (pixel response included), ``size`` pixels wide."""
+    sigma = fwhm_px / np.sqrt(8.0 * np.log(2.0))
+    oversampling, r2 = _radius_squared(fwhm_px, size)
+    return analytic_psf(np.exp(-0.5 * r2 / sigma**2), shape, fwhm_px, oversampling, "gaussian")
+
+
+def moffat_psf(fwhm_px: float, beta: float, shape: tuple[int, int], size: int | None = None) -> Psf:
+    """A round Moffat (1969) profile ``(1 + r²/α²)^-β`` of that FWHM in the image."""
+    alpha = fwhm_px / (2.0 * np.sqrt(2.0 ** (1.0 / beta) - 1.0))
+    oversampling, r2 = _radius_squared(fwhm_px, size)
+    return analytic_psf((1.0 + r2 / alpha**2) ** -beta, shape, fwhm_px, oversampling, "moffat")
+
+
+def analytic_psf(table: FloatArray, shape: tuple[int, int], fwhm_px: float, oversampling: int, form: str) -> Psf:
+    """A constant `Psf` from its table; no photometry, no stars."""
+    total = table.sum()
+    if not np.isfinite(total) or total <= 0:
+        raise BadPixels(f"a PSF needs finite pixels with a positive sum, got sum {total}")
+    return Psf(
+        coefficients=(table * (oversampling**2 / total))[None],
+        oversampling=oversampling,
+        degree=0,
+        shape=(int(shape[0]), int(shape[1])),
+        fwhm_px=float(fwhm_px),
+        form=form,
+        n_stars=0,
+        chi2=float("nan"),
+        photometry=empty_photometry(0),
+    )
+
+
+def empty_photometry(n: int):
+    """The ``photometry`` table of a `Psf`, nothing measured yet."""
+    from astropy.table import Table
+
+    nan = np.full(n, np.nan)
+    return Table({
+        "flux_psf": nan, "flux_psf_err": nan.copy(), "chi2": nan.copy(),
+        "used": np.zeros(n, bool), "reserved": np.zeros(n, bool),
+    })  # fmt: skip
+
+
+def oversampling_for(fwhm_px: float) -> int:
+    """Table entries per pixel that a seeing needs: 1 when well sampled, up to 4."""
+    return int(np.clip(np.ceil(SAMPLES_PER_FWHM / fwhm_px), 1, MAX_OVERSAMPLING))
+
+
+def default_size(fwhm_px: float) -> int:
+    """Odd side [pixel] of a stamp that reaches three FWHM from the centre, at least 11."""
+    return max(2 * int(np.ceil(3.0 * fwhm_px)) + 1, 11)
+
+
+def _radius_squared(fwhm_px: float, size: int | None) -> tuple[int, FloatArray]:
+    """Oversampling and squared distance from the centre [pixel²] of each table entry."""
+    if not np.isfinite(fwhm_px) or fwhm_px <= 0:
+        raise ValueError(f"the FWHM of a PSF is a positive number of pixels, got {fwhm_px}")
+    size = default_size(fwhm_px) if size is None else size
+    if size % 2 != 1:
+        raise ValueError(f"a PSF stamp has an odd size, got {size}")
+    oversampling = oversampling_for(fwhm_px)
+    half = (size // 2) * oversampling
+    axis = np.arange(-half, half + 1) / oversampling
+    return oversampling, axis[:, None] ** 2 + axis[None, :] ** 2
+
+
+@numba.njit(cache=True)
+def _lanczos_taps(fraction: float) -> FloatArray:
+    """Weights of the 8 table entries around a point `fraction` (0..1) past the fourth, sum 1."""
+    taps = np.empty(2 * LANCZOS_ORDER)
+    for k in range(2 * LANCZOS_ORDER):
+        t = fraction + LANCZOS_ORDER - 1 - k
+        if abs(t) < 1e-9:
+            taps[k] = 1.0
+        elif abs(t) >= LANCZOS_ORDER:
+            taps[k] = 0.0
+        else:
+            pt = np.pi * t
+            taps[k] = LANCZOS_ORDER * np.sin(pt) * np.sin(pt / LANCZOS_ORDER) / (pt * pt)
+    return taps / taps.sum()
+
+
+@numba.njit(cache=True)
+def _resample(
+    grids: FloatArray, shift_x: FloatArray, shift_y: FloatArray, oversampling: int, size: int
+) -> FloatArray:
+    """Sample each table at the pixels of a stamp whose star is shifted from the central pixel.
+
+    The phase between pixels and table entries is the same for all pixels of a star, so one set
+    of Lanczos weights per axis serves the whole stamp.
+    """
+    n, n_grid, _ = grids.shape
+    half = size // 2
+    center = (n_grid - 1) // 2
+    stamps = np.zeros((n, size, size))
+    rows = np.empty((n_grid, size))
+    for s in range(n):
+        start_x = center - oversampling * (half + shift_x[s])
+        start_y = center - oversampling * (half + shift_y[s])
+        first_x, first_y = int(np.floor(start_x)), int(np.floor(start_y))
+        taps_x, taps_y = _lanczos_taps(start_x - first_x), _lanczos_taps(start_y - first_y)
+        rows[:] = 0.0
+        for j in range(size):
+            left = first_x + oversampling * j - LANCZOS_ORDER + 1
+            for k in range(max(0, -left), min(2 * LANCZOS_ORDER, n_grid - left)):
+                for g in range(n_grid):
+                    rows[g, j] += taps_x[k] * grids[s, g, left + k]
+        for i in range(size):
+            bottom = first_y + oversampling * i - LANCZOS_ORDER + 1
+            for k in range(max(0, -bottom), min(2 * LANCZOS_ORDER, n_grid - bottom)):
+                for j in range(size):
+                    stamps[s, i, j] += taps_y[k] * rows[bottom + k, j]
+    return stamps

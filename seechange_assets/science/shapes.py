@@ -1,0 +1,162 @@
+"""Windowed positions and sizes of sources.
+
+Sums over pixels under a Gaussian window as wide as the seeing are nearly as precise as a
+PSF fit and need no model. Positions follow SExtractor's ``XWIN_IMAGE``; sizes are adaptive
+moments (Bernstein & Jarvis 2002, AJ 123, 583, section 3): the Gaussian that matches the source
+under its own weight.
+"""
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from seechange_assets.products import FloatImage
+
+FWHM_PER_SIGMA = 2.3548200450309493
+# A window narrower than this (in pixels) aliases with the pixel grid.
+MIN_WINDOW_SIGMA_PX = 0.9
+WINDOW_RADIUS_SIGMA = 4.0
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class WindowedShapes:
+    """One value per source: position and its errors [pixel], S/N under the window, Gaussian sigma [pixel].
+
+    ``ok`` is False where the position did not settle near the start; position and sigma are NaN there.
+    """
+
+    x: FloatArray
+    y: FloatArray
+    x_err: FloatArray
+    y_err: FloatArray
+    snr: FloatArray
+    sigma_px: FloatArray
+    ok: NDArray[np.bool_]
+
+
+def windowed_shapes(
+    data: FloatImage,
+    rms: FloatImage,
+    masked: NDArray[np.bool_],
+    x: FloatArray,
+    y: FloatArray,
+    *,
+    seeing_sigma_px: float,
+    gain: float,
+) -> WindowedShapes:
+    """Measure sources under a Gaussian window of the seeing.
+
+    Parameters
+    ----------
+    data, rms : ndarray of float32, shape (ny, nx)
+        Background-subtracted pixels and sky rms [ADU].
+    masked : ndarray of bool, shape (ny, nx)
+        Pixels to leave out.
+    x, y : ndarray, shape (n,)
+        First positions [pixel].
+    seeing_sigma_px : float
+        Gaussian sigma of a star. The window is as wide, but not narrower than the pixels allow.
+    gain : float
+        [e-/ADU], for the photon noise of the sources.
+    """
+    window = max(seeing_sigma_px, MIN_WINDOW_SIGMA_PX)
+    start = np.ascontiguousarray(x, float), np.ascontiguousarray(y, float)
+    result = _windowed(data, rms, masked, *start, window, float(seeing_sigma_px), float(gain))
+    return WindowedShapes(*result[:6], ok=result[6] > 0)
+
+
+@numba.njit(cache=True)
+def _windowed(data, rms, masked, x_start, y_start, window, seeing_sigma, gain):  # type: ignore[no-untyped-def]
+    """Rows: x, y, x_err, y_err, snr, sigma, ok."""
+    n = x_start.size
+    out = np.full((7, n), np.nan)
+    # The windowed first moment underestimates a shift by this factor for a Gaussian star.
+    response = 1.0 + (seeing_sigma / window) ** 2
+    for s in range(n):
+        out[6, s] = 0.0
+        x, y = x_start[s], y_start[s]
+        settled = False
+        for _ in range(20):
+            total, mx, my, _, _, _, _ = _moments(data, rms, masked, x, y, window, gain)
+            if total <= 0.0:
+                break
+            dx, dy = response * mx / total, response * my / total
+            x += dx
+            y += dy
+            if abs(x - x_start[s]) > 2.0 * window or abs(y - y_start[s]) > 2.0 * window:
+                break
+            if dx * dx + dy * dy < 1e-8:
+                settled = True
+                break
+        if not settled:
+            continue
+        total, _, _, _, noise, noise_x, noise_y = _moments(data, rms, masked, x, y, window, gain)
+        if total <= 0.0 or noise <= 0.0:
+            continue
+        out[0, s], out[1, s] = x, y
+        out[2, s] = response * np.sqrt(noise_x) / total
+        out[3, s] = response * np.sqrt(noise_y) / total
+        out[4, s] = total / np.sqrt(noise)
+        out[5, s] = _adaptive_sigma(data, rms, masked, x, y, window, gain)
+        out[6, s] = 1.0
+    return out
+
+
+@numba.njit(cache=True)
+def _moments(data, rms, masked, x, y, sigma, gain):  # type: ignore[no-untyped-def]
+    """Sums under a Gaussian window: I, I dx, I dy, I r², and the variances of the first three."""
+    ny, nx = data.shape
+    reach = WINDOW_RADIUS_SIGMA * sigma
+    x0, x1 = max(int(np.ceil(x - reach)), 0), min(int(np.floor(x + reach)), nx - 1)
+    y0, y1 = max(int(np.ceil(y - reach)), 0), min(int(np.floor(y + reach)), ny - 1)
+    total = mx = my = m2 = noise = noise_x = noise_y = 0.0
+    # The window is a product, so one exponential per row and column is enough.
+    column = np.empty(max(x1 - x0 + 1, 0))
+    for i in range(x0, x1 + 1):
+        column[i - x0] = np.exp(-0.5 * (i - x) ** 2 / (sigma * sigma))
+    for j in range(y0, y1 + 1):
+        dy = j - y
+        row = np.exp(-0.5 * dy * dy / (sigma * sigma))
+        for i in range(x0, x1 + 1):
+            dx = i - x
+            r2 = dx * dx + dy * dy
+            if r2 > reach * reach or masked[j, i]:
+                continue
+            weight = row * column[i - x0]
+            value = float(data[j, i])
+            signal = weight * value
+            scatter = weight * weight * (float(rms[j, i]) ** 2 + max(value, 0.0) / gain)
+            total += signal
+            mx += signal * dx
+            my += signal * dy
+            m2 += signal * r2
+            noise += scatter
+            noise_x += scatter * dx * dx
+            noise_y += scatter * dy * dy
+    return total, mx, my, m2, noise, noise_x, noise_y
+
+
+@numba.njit(cache=True)
+def _adaptive_sigma(data, rms, masked, x, y, start, gain):  # type: ignore[no-untyped-def]
+    """Sigma of the Gaussian that equals its own weight; NaN if it runs away."""
+    sigma = start
+    for _ in range(30):
+        total, _, _, m2, _, _, _ = _moments(data, rms, masked, x, y, sigma, gain)
+        if total <= 0.0 or m2 <= 0.0:
+            return np.nan
+        second = 0.5 * m2 / total
+        inverse = 1.0 / second - 1.0 / (sigma * sigma)
+        if inverse <= 0.0:
+            new = 1.5 * sigma
+        else:
+            new = min(max(np.sqrt(1.0 / inverse), 0.67 * sigma), 1.5 * sigma)
+        if new > 6.0 * start or new < 0.25 * start:
+            return np.nan
+        if abs(new - sigma) < 1e-4 * sigma:
+            return new
+        sigma = new
+    return sigma

@@ -1,0 +1,334 @@
+"""Catalogue of the sources of one image: detection, positions, fluxes, shapes, stars.
+
+Detection, deblending and aperture sums are those of SEP (Barbary 2016, JOSS 1, 58), which is
+SExtractor (Bertin & Arnouts 1996, A&AS 117, 393) as a library. Positions, sizes and
+the separation of stars from galaxies are in `shapes` and here.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from seechange_assets.errors import BadPixels
+from seechange_assets.products import Background, Flag, FloatImage, Image, Sources
+from seechange_assets.science.background import level_map, rms_map
+from seechange_assets.science.shapes import FWHM_PER_SIGMA, WindowedShapes, windowed_shapes
+from seechange_assets.science.stellar_locus import half_sample_mode, profile_fwhm, star_scores
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+    from astropy.wcs import WCS
+
+# Pixels that hold no sky. Saturated ones stay: without them a bright star falls to pieces.
+UNUSABLE = Flag.BAD | Flag.NO_DATA | Flag.OUT_OF_BOUNDS | Flag.COSMIC_RAY | Flag.STREAK
+# Bits of ``extraction_flags``: SEP's own (1 merged, 2 cut by the border, 8 no shape) and ours.
+MERGED, TRUNCATED, NO_CENTROID = 1, 2, 256
+KRON_FACTOR, KRON_MIN_RADIUS_FWHM, KRON_REACH = 2.5, 0.8, 6.0
+# Bright enough to tell the seeing, and what to assume before anything is known.
+SEEING_SNR = 20.0
+FIRST_GUESS_SIGMA_PX = 1.3
+QUICK_LOOK_PX = 1024
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pixels:
+    """The image as the measurements see it: background-subtracted, with noise and mask."""
+
+    data: FloatImage
+    rms: FloatImage
+    masked: NDArray[np.bool_]
+    flags: NDArray[np.uint16]
+    gain: float
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Seeing:
+    """The mean star: FWHM of its profile, and sigma of the Gaussian that matches it [pixel]."""
+
+    fwhm_px: float
+    sigma_px: float
+
+
+def extract_sources(
+    image: Image,
+    background: Background,
+    *,
+    threshold: float = 4.0,
+    aperture_radii_fwhm: tuple[float, ...] = (1.0, 2.0, 3.0, 5.0),
+    min_area_px: int = 3,
+    deblend_levels: int = 32,
+    deblend_contrast: float = 0.005,
+    star_score_min: float = 0.5,
+) -> Sources:
+    """Detect and measure the sources of an image.
+
+    Parameters
+    ----------
+    image : Image
+    background : Background
+        Of the same image.
+    threshold : float
+        Detection limit: signal to noise of a pixel after a matched filter of the seeing.
+    aperture_radii_fwhm : tuple of float
+        Radii of the circular apertures in units of the seeing.
+    min_area_px : int
+        Connected pixels over the threshold that make a source.
+    deblend_levels, deblend_contrast : int, float
+        SExtractor's DEBLEND_NTHRESH and DEBLEND_MINCONT.
+    star_score_min : float
+        ``is_star`` needs a ``star_score`` above this.
+
+    Returns
+    -------
+    Sources
+        Possibly with no rows; then ``fwhm_px`` is NaN.
+
+    Raises
+    ------
+    BadPixels
+        If there are more pixels or blends over the threshold than a sky can have.
+    """
+    pixels = _pixels(image, background)
+    found, shapes, seeing = _detected(pixels, threshold, min_area_px, deblend_levels, deblend_contrast)
+    radii = tuple(float(radius * seeing.fwhm_px) for radius in aperture_radii_fwhm)
+    columns = _columns(pixels, found, shapes, seeing, radii)
+    columns["star_score"] = star_scores(
+        columns["x"], columns["y"], columns["fwhm_px"], columns["snr"],
+        columns["is_good"] & (columns["extraction_flags"] == 0), image.data.shape,
+    )  # fmt: skip
+    columns["is_star"] = columns["is_good"] & (columns["star_score"] > star_score_min)
+    fwhm_px = seeing.fwhm_px if found.size else float("nan")
+    return Sources(table=_sorted_table(columns), aperture_radii_px=radii, fwhm_px=fwhm_px)
+
+
+def _pixels(image: Image, background: Background) -> _Pixels:
+    data = image.data - level_map(background)
+    unusable = ((image.flags & UNUSABLE) != 0) & ((image.flags & Flag.INTERPOLATED) == 0)
+    unusable |= ~np.isfinite(data)
+    data[unusable] = 0.0
+    name = f"{image.info.exposure} {image.info.ccd}"
+    return _Pixels(data, rms_map(background), unusable, image.flags, image.info.gain, name)
+
+
+def _detected(
+    pixels: _Pixels, threshold: float, min_area_px: int, deblend_levels: int, deblend_contrast: float
+) -> tuple[NDArray[np.void], WindowedShapes, _Seeing]:
+    """SEP's objects, their shapes, and the seeing: guessed from bright sources first, then measured on all."""
+    bright = _quick_look(pixels)
+    guess = _Seeing(FIRST_GUESS_SIGMA_PX * FWHM_PER_SIGMA, FIRST_GUESS_SIGMA_PX)
+    seeing = _measured_seeing(pixels, bright, _shapes(pixels, bright, guess.sigma_px), guess)
+    kernel = matched_kernel(seeing.fwhm_px)
+    # SEP compares with the noise of a single pixel; the filter lowers it by the root of the sum of squares.
+    pixel_threshold = threshold * float(np.sqrt(np.sum(np.square(kernel))))
+    found = _sep_extract(pixels, pixel_threshold, kernel, min_area_px, deblend_levels, deblend_contrast)
+    shapes = _shapes(pixels, found, seeing.sigma_px)
+    return found, shapes, _measured_seeing(pixels, found, shapes, seeing)
+
+
+def matched_kernel(fwhm_px: float) -> FloatImage:
+    """Odd Gaussian stamp of sum 1 that reaches 3/4 FWHM from the centre."""
+    half = int(np.clip(np.ceil(0.75 * fwhm_px), 1, 7))
+    axis = np.arange(-half, half + 1) * (FWHM_PER_SIGMA / fwhm_px)
+    kernel = np.exp(-0.5 * (axis[:, None] ** 2 + axis[None, :] ** 2))
+    return (kernel / kernel.sum()).astype(np.float32)
+
+
+def _quick_look(pixels: _Pixels) -> NDArray[np.void]:
+    """Bright sources in the middle of the image, or of all of it where that holds too few."""
+    ny, nx = pixels.data.shape
+    low_y, low_x = max(ny // 2 - QUICK_LOOK_PX // 2, 0), max(nx // 2 - QUICK_LOOK_PX // 2, 0)
+    middle = np.s_[low_y : low_y + QUICK_LOOK_PX, low_x : low_x + QUICK_LOOK_PX]
+    found = _sep_extract(pixels, 5.0, None, 3, 1, 1.0, part=middle)
+    return found if found.size >= 50 else _sep_extract(pixels, 5.0, None, 3, 1, 1.0)
+
+
+def _sep_extract(
+    pixels: _Pixels,
+    threshold: float,
+    kernel: FloatImage | None,
+    min_area_px: int,
+    deblend_levels: int,
+    deblend_contrast: float,
+    part: tuple[slice, slice] = (slice(0, None), slice(0, None)),
+) -> NDArray[np.void]:
+    """Run SEP on `part` of the image; positions count from the first pixel of the whole image."""
+    data, rms, masked = (np.ascontiguousarray(plane[part]) for plane in (pixels.data, pixels.rms, pixels.masked))
+    options = {
+        "err": rms, "mask": masked, "minarea": min_area_px, "filter_kernel": kernel, "filter_type": "conv",
+        "deblend_nthresh": deblend_levels, "deblend_cont": deblend_contrast,
+    }  # fmt: skip
+    found = _sep_call(data, threshold, options, pixels.name)
+    for axis, offset in (("x", part[1].start), ("y", part[0].start)):
+        for name in (axis, f"{axis}min", f"{axis}max", f"{axis}peak"):
+            found[name] += offset
+    return found
+
+
+def _sep_call(data: FloatImage, threshold: float, options: dict[str, Any], name: str) -> NDArray[np.void]:
+    """SEP with a small pixel buffer, which is fast, then with one that holds every pixel."""
+    import sep
+
+    sep.set_sub_object_limit(8192)
+    for buffer in (300_000, max(300_000, data.size)):
+        sep.set_extract_pixstack(buffer)
+        try:
+            return sep.extract(data, threshold, **options)
+        except Exception as error:  # SEP raises nothing more specific
+            failure = error
+            if "pixel buffer full" not in str(error):
+                break
+    raise BadPixels(
+        f"sources of {name}: SEP gave up ({failure}): too much lies over the threshold; check the background and the flags"
+    ) from failure
+
+
+def _shapes(pixels: _Pixels, found: NDArray[np.void], sigma_px: float) -> WindowedShapes:
+    return windowed_shapes(
+        pixels.data, pixels.rms, pixels.masked, found["x"], found["y"], seeing_sigma_px=sigma_px, gain=pixels.gain
+    )
+
+
+def _measured_seeing(
+    pixels: _Pixels, found: NDArray[np.void], shapes: WindowedShapes, guess: _Seeing
+) -> _Seeing:
+    """The most frequent size among bright sources; the guess if there are too few of them."""
+    bright = shapes.ok & (shapes.snr > SEEING_SNR) & np.isfinite(shapes.sigma_px) & (found["flag"] == 0)
+    bright &= _flags_near(pixels, found, guess.fwhm_px) == 0
+    if bright.sum() < 3:
+        return guess
+    sizes = np.log(np.where(bright, shapes.sigma_px, 1.0))
+    mode = half_sample_mode(sizes[bright])
+    stars = np.flatnonzero(bright & (np.abs(sizes - mode) < 0.1))
+    stars = stars[np.argsort(-shapes.snr[stars], kind="stable")][:200]
+    sigma_px = float(np.exp(np.median(sizes[stars])))
+    fwhm_px, _ = profile_fwhm(pixels.data, shapes.x[stars], shapes.y[stars], shapes.sigma_px[stars], pixels.masked)
+    return _Seeing(fwhm_px if np.isfinite(fwhm_px) else FWHM_PER_SIGMA * sigma_px, sigma_px)
+
+
+def _columns(
+    pixels: _Pixels,
+    found: NDArray[np.void],
+    shapes: WindowedShapes,
+    seeing: _Seeing,
+    radii: tuple[float, ...],
+) -> dict[str, NDArray]:
+    """The columns of `Sources` that need no comparison with other sources."""
+    x, y = np.where(shapes.ok, shapes.x, found["x"]), np.where(shapes.ok, shapes.y, found["y"])
+    x_err = np.where(shapes.ok, shapes.x_err, np.sqrt(np.maximum(found["errx2"], 0.0)))
+    y_err = np.where(shapes.ok, shapes.y_err, np.sqrt(np.maximum(found["erry2"], 0.0)))
+    apertures = [_circle_flux(pixels, x, y, radius) for radius in radii]
+    auto, auto_err = _kron_flux(pixels, found, x, y, seeing.fwhm_px)
+    image_flags = _flags_near(pixels, found, seeing.fwhm_px)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        snr = np.where(shapes.ok, shapes.snr, apertures[0][0] / apertures[0][1])
+    good = shapes.ok & (image_flags == 0) & ((found["flag"] & TRUNCATED) == 0) & (np.nan_to_num(auto) > 0)
+    return {
+        "x": x, "y": y, "x_err": x_err, "y_err": y_err,
+        "flux_auto": auto, "flux_auto_err": auto_err,
+        "flux_aper": np.stack([flux for flux, _ in apertures], axis=1),
+        "flux_aper_err": np.stack([error for _, error in apertures], axis=1),
+        "a": found["a"], "b": found["b"], "theta": found["theta"],
+        # Sizes are Gaussian sigmas; this brings them to the scale of the seeing.
+        "fwhm_px": shapes.sigma_px * (seeing.fwhm_px / seeing.sigma_px),
+        "peak": found["peak"].astype(np.float64),
+        "snr": snr,
+        "extraction_flags": (found["flag"] | np.where(shapes.ok, 0, NO_CENTROID)).astype(np.int32),
+        "image_flags": image_flags,
+        "is_good": good,
+    }  # fmt: skip
+
+
+def _circle_flux(pixels: _Pixels, x: FloatArray, y: FloatArray, radius_px: float) -> tuple[FloatArray, FloatArray]:
+    """Flux in exact circles; masked pixels count as the mean of the others; NaN where the border cuts."""
+    import sep
+
+    flux, error, flag = sep.sum_circle(
+        pixels.data, x, y, radius_px, err=pixels.rms, gain=pixels.gain, mask=pixels.masked, subpix=0
+    )
+    cut = (flag & (sep.APER_TRUNC | sep.APER_ALLMASKED)) != 0
+    return np.where(cut, np.nan, flux), np.where(cut, np.nan, error)
+
+
+def _kron_flux(
+    pixels: _Pixels, found: NDArray[np.void], x: FloatArray, y: FloatArray, fwhm_px: float
+) -> tuple[FloatArray, FloatArray]:
+    """Flux in 2.5 Kron (1980) radii, at least in a circle of a few FWHM."""
+    import sep
+
+    shape = [np.asarray(found[name], np.float64) for name in ("a", "b", "theta")]
+    shape[2] = np.clip(shape[2], -np.pi / 2, np.pi / 2)
+    radius, _ = sep.kron_radius(pixels.data, x, y, *shape, KRON_REACH, mask=pixels.masked)
+    scale = KRON_FACTOR * radius
+    small = ~(scale * np.sqrt(shape[0] * shape[1]) > KRON_MIN_RADIUS_FWHM * fwhm_px)
+    least = np.full_like(x, KRON_MIN_RADIUS_FWHM * fwhm_px)
+    major, minor = np.where(small, least, shape[0] * scale), np.where(small, least, shape[1] * scale)
+    flux, error, flag = sep.sum_ellipse(
+        pixels.data, x, y, major, minor, np.where(small, 0.0, shape[2]), 1.0,
+        err=pixels.rms, gain=pixels.gain, mask=pixels.masked, subpix=5,
+    )  # fmt: skip
+    lost = (flag & sep.APER_ALLMASKED) != 0
+    return np.where(lost, np.nan, flux), np.where(lost, np.nan, error)
+
+
+def _flags_near(pixels: _Pixels, found: NDArray[np.void], fwhm_px: float) -> NDArray[np.uint16]:
+    """OR of the flags inside the isophote: its bounding box cut to the ellipse of three sigma, at least one FWHM wide."""
+    ellipse = np.stack([found[name] for name in ("x", "y", "cxx", "cyy", "cxy")], axis=1).astype(np.float64)
+    box = np.stack([found[name] for name in ("xmin", "xmax", "ymin", "ymax")], axis=1).astype(np.int64)
+    return _or_flags(pixels.flags, ellipse, box, 0.5 * fwhm_px)
+
+
+@numba.njit(cache=True)
+def _or_flags(flags, ellipse, box, core_px):  # type: ignore[no-untyped-def]
+    ny, nx = flags.shape
+    result = np.zeros(len(ellipse), np.uint16)
+    for s in range(len(ellipse)):
+        x, y, cxx, cyy, cxy = ellipse[s]
+        core = int(np.ceil(core_px))
+        cx, cy = int(np.floor(x + 0.5)), int(np.floor(y + 0.5))
+        for j in range(max(min(box[s, 2], cy - core), 0), min(max(box[s, 3], cy + core), ny - 1) + 1):
+            for i in range(max(min(box[s, 0], cx - core), 0), min(max(box[s, 1], cx + core), nx - 1) + 1):
+                dx, dy = i - x, j - y
+                inside = cxx * dx * dx + cyy * dy * dy + cxy * dx * dy <= 9.0
+                if inside or dx * dx + dy * dy <= core_px * core_px:
+                    result[s] |= flags[j, i]
+    return result
+
+
+def _sorted_table(columns: dict[str, NDArray]) -> "Table":
+    """By decreasing flux, ties and unmeasured ones by position, so that the order is unique."""
+    from astropy.table import Table
+
+    flux = np.nan_to_num(columns["flux_auto"], nan=-np.inf)
+    order = np.lexsort((columns["x"], columns["y"], -flux))
+    return Table({name: np.ascontiguousarray(values[order]) for name, values in columns.items()})
+
+
+def to_region_file(sources: Sources, wcs: "WCS | None" = None) -> str:
+    """A DS9 region file: one circle of the seeing per source, stars green, other good ones cyan, the rest red.
+
+    Parameters
+    ----------
+    sources : Sources
+    wcs : astropy.wcs.WCS, optional
+        With it the circles are on the sky (ICRS), else in image pixels, which DS9 counts from 1.
+    """
+    table = sources.table
+    color = np.where(table["is_star"], "green", np.where(table["is_good"], "cyan", "red"))
+    lines = ["# Region file format: DS9 version 4.1", "icrs" if wcs is not None else "image"]
+    if wcs is None:
+        first, second = np.asarray(table["x"]) + 1.0, np.asarray(table["y"]) + 1.0
+        places, radius = [f"{a:.3f},{b:.3f}" for a, b in zip(first, second, strict=True)], f"{sources.fwhm_px:.3f}"
+    else:
+        from astropy.wcs.utils import proj_plane_pixel_scales
+
+        first, second = wcs.all_pix2world(table["x"], table["y"], 0)
+        places = [f"{a:.7f},{b:.7f}" for a, b in zip(first, second, strict=True)]
+        radius = f'{sources.fwhm_px * float(np.mean(proj_plane_pixel_scales(wcs))) * 3600.0:.3f}"'
+    lines += [f"circle({place},{radius}) # color={c}" for place, c in zip(places, color, strict=True)]
+    return "\n".join(lines) + "\n"

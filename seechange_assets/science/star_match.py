@@ -1,0 +1,133 @@
+"""The same stars in two images: which row is which, and the ratio of their fluxes."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seechange_assets.products import Psf, Sources
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+MIN_STARS = 3
+_MODE_RADIUS_PX = 1.0  # stars that belong together agree on the offset of the two images to this
+_CLIP_SIGMA = 4.0
+_MAX_CANDIDATES = 3000
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class FluxScale:
+    """Factor from the reference's counts to the new image's, with its error and the stars' relative scatter."""
+
+    factor: float
+    error: float
+    scatter: float
+    n_stars: int
+
+
+def bright_stars(sources: Sources, *, min_snr: float = 10.0, min_number: int = 30) -> NDArray[np.intp]:
+    """Rows fit for matching: good stars, or all good sources where stars are few; brightest 3000."""
+    table = sources.table
+    usable = np.asarray(table["is_good"], bool) & (np.asarray(table["snr"], float) >= min_snr)
+    stars = usable & np.asarray(table["is_star"], bool)
+    chosen = stars if stars.sum() >= min_number else usable
+    rows = np.flatnonzero(chosen & np.isfinite(table["x"]) & np.isfinite(table["y"]))
+    return rows[np.argsort(-np.asarray(table["snr"], float)[rows], kind="stable")][:_MAX_CANDIDATES]
+
+
+def match_positions(predicted: FloatArray, found: FloatArray, radius_px: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Pair points that agree up to a common offset.
+
+    The offset on which most pairs within `radius_px` agree is found first, so that in a
+    crowded field a wrong neighbour does not win over the right star a pixel farther away.
+
+    Parameters
+    ----------
+    predicted, found : ndarray of float, shape (n, 2) and (m, 2)
+        Positions [pixel] of the same grid.
+    radius_px : float
+        Largest distance of a pair.
+
+    Returns
+    -------
+    tuple of ndarray of int
+        Rows of `predicted` and of `found`, pair by pair; each row at most once.
+    """
+    from scipy.spatial import cKDTree
+
+    none = np.zeros(0, np.intp)
+    if len(predicted) == 0 or len(found) == 0:
+        return none, none
+    tree = cKDTree(found)
+    pairs = tree.query_ball_point(predicted, radius_px)
+    rows = np.repeat(np.arange(len(predicted)), [len(p) for p in pairs])
+    if rows.size == 0:
+        return none, none
+    offsets = found[np.concatenate([np.asarray(p, np.intp) for p in pairs if p])] - predicted[rows]
+    shift = _common_offset(offsets)
+    distance, nearest = tree.query(predicted + shift, distance_upper_bound=min(radius_px, 2 * _MODE_RADIUS_PX))
+    first = np.flatnonzero(np.isfinite(distance))
+    # Nearest both ways: a found star keeps the closest of those that want it.
+    order = first[np.argsort(distance[first], kind="stable")]
+    _, keep = np.unique(nearest[order], return_index=True)
+    chosen = np.sort(order[keep])
+    return chosen, nearest[chosen]
+
+
+def flux_scale(new: Psf, reference: Psf, new_rows: NDArray[np.intp], reference_rows: NDArray[np.intp]) -> FluxScale | None:
+    """Robust ratio of the PSF fluxes of matched stars, new over reference; None with fewer than 3.
+
+    A weighted median, then a mean of the stars within 4 robust sigmas, weighted by the
+    photon errors plus the scatter the stars show beyond them.
+    """
+    ratio, error = _ratios(new.photometry[new_rows], reference.photometry[reference_rows])
+    if ratio.size < MIN_STARS:
+        return None
+    center, scatter = _weighted_median(ratio, error**-2), 0.0
+    for _ in range(5):
+        deviation = np.abs(ratio - center)
+        spread = np.hypot(error, scatter)
+        keep = deviation <= _CLIP_SIGMA * np.maximum(spread, 1e-4 * center)
+        if keep.sum() < MIN_STARS:
+            keep = deviation <= np.sort(deviation)[MIN_STARS - 1]
+        weight = 1 / (error[keep] ** 2 + scatter**2 + (1e-4 * center) ** 2)
+        center = float(np.sum(weight * ratio[keep]) / weight.sum())
+        observed = 1.4826 * np.median(np.abs(ratio - center))
+        scatter = float(np.sqrt(max(observed**2 - np.median(error) ** 2, 0.0)))
+    return FluxScale(center, float(weight.sum() ** -0.5), scatter / center, int(keep.sum()))
+
+
+def _common_offset(offsets: FloatArray) -> FloatArray:
+    """Centre of the densest clump of offsets; of equally dense ones the closest to zero."""
+    from scipy.spatial import cKDTree
+
+    tree = cKDTree(offsets)
+    crowd = tree.query_ball_point(offsets, _MODE_RADIUS_PX, return_length=True)
+    best = np.lexsort((np.hypot(*offsets.T), -crowd))[0]
+    return np.median(offsets[tree.query_ball_point(offsets[best], _MODE_RADIUS_PX)], axis=0)
+
+
+def _ratios(new: "Table", reference: "Table") -> tuple[FloatArray, FloatArray]:
+    """Flux ratios and their errors of the stars with S/N > 20 in both (S/N > 5 if those are few)."""
+    f_new, f_ref = (np.asarray(t["flux_psf"], float) for t in (new, reference))
+    e_new, e_ref = (np.asarray(t["flux_psf_err"], float) for t in (new, reference))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        snr = np.minimum(f_new / e_new, f_ref / e_ref)
+        ratio, error = f_new / f_ref, f_new / f_ref * np.hypot(e_new / f_new, e_ref / f_ref)
+    for limit in (20.0, 5.0):
+        keep = np.isfinite(ratio) & np.isfinite(error) & (snr > limit)
+        if keep.sum() >= 10:
+            break
+    return ratio[keep], error[keep]
+
+
+def _weighted_median(values: FloatArray, weights: FloatArray) -> float:
+    # No single bright star may decide: weights are capped at ten times their median.
+    weights = np.minimum(weights, 10 * np.median(weights))
+    order = np.argsort(values)
+    cumulative = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(cumulative, cumulative[-1] / 2)])

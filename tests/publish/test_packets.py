@@ -1,0 +1,138 @@
+"""Alert packets: schema, times, stamps."""
+
+import io
+import uuid
+
+import fastavro
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.time import Time
+from astropy.wcs import WCS
+
+from seechange_assets.publish.packets import (
+    SCHEMA_FOLDER,
+    PacketContext,
+    alert_id,
+    alert_schema,
+    build_packet,
+    fits_stamp,
+    limit_record,
+    mjd_tai,
+    read_packet,
+    stamp_wcs,
+)
+from sql.sky import separation_deg
+from tests.publish.sky import tan_wcs
+
+CONTEXT = PacketContext("ls4", "t1", "b" * 20, "current", "1.0.0")
+OBJECT = uuid.UUID(int=7)
+
+
+def source(number=1, **changes):
+    row = dict.fromkeys(
+        ("x_err", "y_err", "ra_err", "dec_err", "ra_dec_cov", "flux_njy_err", "flux_aper_njy", "flux_aper_njy_err",
+         "aperture_radius_px", "chi2")
+    )  # fmt: skip
+    row |= {
+        "id": uuid.UUID(int=number), "object_id": OBJECT, "exposure": "ls4_1", "ccd": "S1", "mjd_mid": 61000.25,
+        "exptime_s": 60.0, "ra": 150.0, "dec": -30.0, "x": 60.0, "y": 80.0, "filter": "r", "flux_njy": 57543.5, "snr": 20.0,
+        "score": 0.75, "score_cut": 0.5, "score_algorithm": "test-1", "provenance_id": "a" * 20,
+        "diagnostics": {"fwhm_px": 2.5, "n_bad_pixels": 0, "dipole_score": None},
+    }  # fmt: skip
+    return row | changes
+
+
+def target():
+    return {
+        "id": OBJECT, "name": "SC2025a", "mean_ra": 150.0, "mean_dec": -30.0, "mean_ra_err": 1e-5, "mean_dec_err": None,
+        "n_detections": 2, "first_mjd": 60990.25, "last_mjd": 61000.25,
+    }  # fmt: skip
+
+
+def limit(**changes):
+    row = {"exposure": "ls4_0", "ccd": "S2", "mjd_mid": 60999.0, "filter": "g", "limiting_magnitude": 21.4}
+    return row | changes
+
+
+def test_fastavro_alone_reads_a_packet_with_the_published_schema():
+    packet = build_packet(
+        CONTEXT, source(), target(), earlier=[source(2, mjd_mid=60990.25)], limits=[limit()], stamps=(b"d", b"s", b"t")
+    )
+    schema = fastavro.schema.load_schema(str(SCHEMA_FOLDER / "ls4.v1_0.alert.avsc"))
+    alert = fastavro.schemaless_reader(io.BytesIO(packet), schema, None)
+    assert alert["alertId"] == str(alert_id("b" * 20, uuid.UUID(int=1)))
+    assert alert["diaSource"]["psfFlux"] == pytest.approx(57543.5, rel=1e-6)
+    assert alert["diaSource"]["reliability"] == 0.75
+    assert alert["diaSource"]["nBadPixels"] == 0 and alert["diaSource"]["dipoleScore"] is None
+    assert [s["diaSourceId"] for s in alert["prvDiaSources"]] == [str(uuid.UUID(int=2))]
+    assert alert["prvDiaForcedSources"] is None
+    assert alert["prvDiaNonDetectionLimits"][0]["visit"] == "ls4_0"
+    assert alert["diaObject"]["name"] == "SC2025a"
+    assert (alert["cutoutDifference"], alert["cutoutScience"], alert["cutoutTemplate"]) == (b"d", b"s", b"t")
+
+
+def test_packets_are_deterministic_and_strict():
+    assert build_packet(CONTEXT, source(), target()) == build_packet(CONTEXT, source(), target())
+    with pytest.raises((ValueError, TypeError)):
+        build_packet(CONTEXT, source(ra=None), target())
+
+
+def test_every_field_is_documented():
+    def fields(schema):
+        for field in schema["fields"]:
+            yield schema["name"], field
+            kinds = field["type"] if isinstance(field["type"], list) else [field["type"]]
+            for kind in kinds:
+                record = kind.get("items", kind) if isinstance(kind, dict) else kind
+                if isinstance(record, dict) and record.get("type") == "record":
+                    yield from fields(record)
+
+    found = list(fields(alert_schema()))
+    assert {name.split(".")[-1] for name, _ in found} == {
+        "alert", "diaSource", "diaForcedSource", "diaNonDetectionLimit", "diaObject",
+    }  # fmt: skip
+    assert all(len(field.get("doc", "")) > 5 for _, field in found)
+
+
+def test_negative_flux_is_marked():
+    assert read_packet(build_packet(CONTEXT, source(flux_njy=-5.0), target()))["diaSource"]["isNegative"]
+
+
+@pytest.mark.parametrize(
+    ("utc", "offset_s"), [("1999-01-02T12:00:00", 32), ("2016-12-31T12:00:00", 36), ("2017-01-01T00:00:00", 37), ("2026-11-22T03:15:02", 37)]
+)
+def test_times_are_tai(utc, offset_s):
+    """Leap seconds as published by the IERS; 36 s until the end of 2016, 37 s after."""
+    mjd = Time(utc, scale="utc").mjd
+    assert (mjd_tai(mjd) - mjd) * 86400 == pytest.approx(offset_s, abs=0.51 if "2016-12-31" in utc else 1e-4)
+
+
+def test_the_noise_of_a_limit_is_a_fifth_of_its_flux():
+    assert limit_record(limit(limiting_magnitude=31.4))["diaNoise"] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("position", [(150.0, -30.0), (0.0, 5.0), (80.0, 89.99)])
+def test_a_stamp_opens_in_astropy_and_points_at_its_source(position):
+    wcs = tan_wcs((200, 160), *position)
+    x, y = np.array([61.3, 3.2]), np.array([80.7, 190.1])
+    corner = np.column_stack([np.round(x) - 20, np.round(y) - 20]).astype(np.int32)
+    pixels = np.full((41, 41), np.nan, np.float32)
+    pixels[20, 20] = 5.0
+    for i, cards in enumerate(stamp_wcs(wcs, x, y, corner)):
+        stamp = fits_stamp(pixels, cards | {"BUNIT": "adu", "MAGZERO": 27.0})
+        assert len(stamp) == 4 * 2880
+        with fits.open(io.BytesIO(stamp)) as hdus:
+            hdus.verify("exception")
+            assert np.array_equal(hdus[0].data, pixels, equal_nan=True)
+            local = WCS(hdus[0].header)
+            assert hdus[0].header["BUNIT"] == "adu"
+        # Everywhere on the stamp, not at its centre alone; 0.2" is what a broker needs.
+        dx, dy = np.meshgrid([0.0, 20, 40], [0.0, 20, 40])
+        got = local.all_pix2world(dx.ravel(), dy.ravel(), 0)
+        true = wcs.all_pix2world(dx.ravel() + corner[i, 0], dy.ravel() + corner[i, 1], 0)
+        assert separation_deg(*got, *true).max() * 3600 < 0.01
+
+
+def test_no_sources_no_stamps():
+    assert stamp_wcs(tan_wcs((10, 10)), np.empty(0), np.empty(0), np.empty((0, 2), np.int32)) == []
