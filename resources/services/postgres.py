@@ -162,7 +162,7 @@ def _launch(home: Path) -> None:
     # A server that recovers from a crash may outlast the wheel's patience and still come up: see _wait_until_ready.
     if done.returncode != 0 and find(home) is None:
         last = (done.stderr.strip() or "no output").split("\n")[-1]
-        raise ServiceUnavailable(f"the embedded Postgres did not start: {last}; set set SEECHANGE_POSTGRES_URL")
+        raise ServiceUnavailable(f"the embedded Postgres did not start: {last}; set SEECHANGE_POSTGRES_URL")
 
 
 def _environment() -> dict[str, str]:

@@ -125,7 +125,7 @@ def _simulate(demo: Demo, show: Callable[[str], None]) -> Path:
         exposures=demo.n_exposures,
         reference_epochs=demo.reference_epochs,
         ccds=demo.instrument.ccds[: demo.n_ccds],
-        instrument=demo.instrument,
+        instrument=demo.settings.instrument,
         progress=lambda what, fraction: show(f"{what} {fraction:.0%}"),
     )
     return out

@@ -73,10 +73,10 @@ def _show_version(wanted: bool) -> None:
 
 
 def _common(
-    version: Annotated[  # noqa: ARG001 (shown by its callback)
+    version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
     ] = False,
-    debug: Annotated[  # noqa: ARG001 (main() looks for it)
+    debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error.")
     ] = False,
 ) -> None:

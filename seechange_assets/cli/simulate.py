@@ -37,7 +37,7 @@ def simulate(
             ccds=chosen_ccds(instrument.ccds, ccds),
             transients_per_ccd=transients,
             streaks=streaks,
-            instrument=instrument,
+            instrument=instrument.name,
             progress=show,
         )
     files = sorted(str(path) for path in (out / "raw").glob("*.fits"))

@@ -547,7 +547,7 @@ def _check(
             f"{max_residual_arcsec:.3f} arcsec: check the image for trailing or a wrong catalogue"
         )
     offset, rotation, scale = _departure(fit, search)
-    if offset > 1.1 * search.max_offset * np.sqrt(2.0) or rotation > 1.2 * search.max_rotation or scale > 1.2 * search.max_scale_error:
+    if offset > 1.5 * search.max_offset or rotation > 1.5 * search.max_rotation or scale > 1.5 * search.max_scale_error:
         raise AstrometryError(
             f"wcs of {search.where}: the solution lies {offset:.1f} arcsec, {np.degrees(rotation):.3f} deg and "
             f"{100 * scale:.2f} % of scale from the header's WCS, beyond the limits of the search"

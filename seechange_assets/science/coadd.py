@@ -26,9 +26,8 @@ from seechange_assets.science.background import level_map, measure_background
 from seechange_assets.science.noise import variance_map
 from seechange_assets.science.warp import warp_image
 
-_CHUNK_ROWS = 256
-#: Gain of the coadd's photon noise is meaningless where images differ; `variance` carries it.
-_STAR_CORE_FWHM = 2.0
+_NO_DATA = np.uint16(Flag.NO_DATA)
+_MIN_FOR_CLIPPING = 3  # two values cannot tell which of them is wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ def coadd(
     inputs: Sequence[CoaddInput],
     *,
     clip_sigma: float = 4.0,
-    clip_star_fraction: float = 0.3,
+    clip_star_fraction: float = 0.1,
     match_radius_arcsec: float = 2.0,
     min_stars_linear: int = 10,
 ) -> Coadd:
@@ -72,8 +71,9 @@ def coadd(
     Each input is background-subtracted, scaled to the zero point of the sharpest one, registered on
     it star to star, warped, and weighted by its inverse variance (sky alone: weights that
     follow the sources' photon noise would bias them low). A pixel that departs from the median of
-    the inputs by more than `clip_sigma` of its noise, plus `clip_star_fraction` of the median
-    where that is bright (stars differ by seeing), is left out: cosmic rays, streaks, asteroids.
+    the inputs by more than `clip_sigma` of its noise is left out: cosmic rays, streaks, asteroids.
+    Stars differ by seeing, too, and clipping them would deform the PSF; so near bright pixels the
+    allowance grows by the part by which the peaks of the sharpest and the worst input differ.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def coadd(
     clip_sigma : float
         Threshold of the clipping, used with three inputs or more.
     clip_star_fraction : float
-        Allowance for differences between PSFs, relative to the median.
+        Allowance at stars beyond the seeing's (registration, shape), relative to the local maximum.
     match_radius_arcsec, min_stars_linear
         See `science.alignment.align`.
 
@@ -95,25 +95,22 @@ def coadd(
     ReferenceUnusable
         No inputs, different filters, or an input without a usable zero point.
     """
+    from scipy.ndimage import maximum_filter
+
     base = _checked_base(inputs)
-    target = inputs[base]
-    stack = [
-        _on_grid(item, target, match_radius_arcsec=match_radius_arcsec, min_stars_linear=min_stars_linear)
-        for item in inputs
-    ]
-    data, variance, flags = (np.stack(planes) for planes in zip(*stack, strict=True))
-    weight = np.array([1 / float(np.median(v[np.isfinite(v)])) if np.isfinite(v).any() else 0.0 for v in variance])
-    out = _empty(target.image.data.shape)
-    _clipped_mean(
-        data,
-        variance,
-        flags,
-        weight.astype(np.float32),
-        np.float32(clip_sigma if len(inputs) >= 3 else np.inf),
-        np.float32(clip_star_fraction),
-        *out,
-    )
-    return Coadd(*out, base, target.zp.zp)
+    data, variance, flags = _stacked(inputs, base, match_radius_arcsec, min_stars_linear)
+    noise = [v[np.isfinite(v)] for v in variance[:, ::5, ::5]]
+    weight = np.array([1 / float(np.median(v)) if v.size else 0.0 for v in noise], np.float32)
+    fwhm = [item.psf.fwhm_px * item.image.info.pixel_scale_arcsec for item in inputs]
+    fraction = np.float32(clip_star_fraction + 1 - (min(fwhm) / max(fwhm)) ** 2)
+    median = _median_plane(data, variance, flags)
+    if len(inputs) >= _MIN_FOR_CLIPPING:
+        reach = 2 * int(np.ceil(inputs[base].psf.fwhm_px / 2)) + 1
+        allowance = fraction * np.maximum(maximum_filter(median, reach), 0)
+    else:
+        allowance = np.full(median.shape, np.inf, np.float32)
+    mean = _clipped_mean(data, variance, flags, weight, median, allowance, np.float32(clip_sigma))
+    return Coadd(*mean, base, inputs[base].zp.zp)
 
 
 def build_reference(
@@ -125,7 +122,7 @@ def build_reference(
     solve: Callable[[Image, Sources], Wcs] | None = None,
     calibrate: Callable[[Image, Sources, Psf, Wcs], ZeroPoint] | None = None,
     clip_sigma: float = 4.0,
-    clip_star_fraction: float = 0.3,
+    clip_star_fraction: float = 0.1,
     match_radius_arcsec: float = 2.0,
     min_stars_linear: int = 10,
     box_size_px: int = 256,
@@ -220,13 +217,18 @@ def _on_grid(
     return data * factor, variance * factor**2, flags
 
 
-def _empty(shape: tuple[int, int]) -> tuple[FloatImage, FloatImage, FlagImage, FlagImage]:
-    return (
-        np.zeros(shape, np.float32),
-        np.full(shape, np.inf, np.float32),
-        np.zeros(shape, np.uint16),
-        np.zeros(shape, np.uint16),
-    )
+def _stacked(
+    inputs: Sequence[CoaddInput], base: int, match_radius_arcsec: float, min_stars_linear: int
+) -> tuple[FloatImage, FloatImage, FlagImage]:
+    """All inputs on one grid, (n, ny, nx); unknown pixels have infinite variance."""
+    shape = (len(inputs), *inputs[base].image.data.shape)
+    data, variance, flags = np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.uint16)
+    for k, item in enumerate(inputs):
+        data[k], variance[k], flags[k] = _on_grid(
+            item, inputs[base], match_radius_arcsec=match_radius_arcsec, min_stars_linear=min_stars_linear
+        )
+        variance[k][(flags[k] != 0) | ~np.isfinite(data[k])] = np.inf
+    return data, variance, flags
 
 
 def _coadd_info(inputs: Sequence[CoaddInput], stacked: Coadd) -> ImageInfo:
@@ -248,43 +250,58 @@ def _coadd_info(inputs: Sequence[CoaddInput], stacked: Coadd) -> ImageInfo:
 
 
 @njit(cache=True)
-def _clipped_mean(  # type: ignore[no-untyped-def]
-    data, variance, flags, weight, clip_sigma, star_fraction, out, out_variance, out_flags, out_count
-):
+def _median_plane(data, variance, flags):  # type: ignore[no-untyped-def]
+    """Median of the valid values of each pixel; 0 where there are none."""
     n, ny, nx = data.shape
-    values, noises = np.empty(n, np.float32), np.empty(n, np.float32)
-    index = np.empty(n, np.int64)
+    values = np.empty(n, np.float32)
+    out = np.zeros((ny, nx), np.float32)
     for y in range(ny):
         for x in range(nx):
             valid = 0
-            seen = np.uint16(0)
             for k in range(n):
-                if flags[k, y, x] == 0 and np.isfinite(data[k, y, x]) and np.isfinite(variance[k, y, x]):
-                    values[valid], noises[valid], index[valid] = data[k, y, x], variance[k, y, x], k
+                if np.isfinite(variance[k, y, x]):
+                    # Insertion into the sorted values so far: the fastest sort for a handful.
+                    value, m = data[k, y, x], valid
+                    while m > 0 and values[m - 1] > value:
+                        values[m] = values[m - 1]
+                        m -= 1
+                    values[m] = value
                     valid += 1
-                else:
+            if valid > 0:
+                out[y, x] = (values[(valid - 1) // 2] + values[valid // 2]) / 2
+    return out
+
+
+@njit(cache=True)
+def _clipped_mean(data, variance, flags, weight, median, allowance, clip_sigma):  # type: ignore[no-untyped-def]
+    """Weighted mean, its variance, flags and number of inputs of each pixel."""
+    n, ny, nx = data.shape
+    out = np.zeros((ny, nx), np.float32)
+    out_variance = np.full((ny, nx), np.inf, np.float32)
+    out_flags = np.zeros((ny, nx), np.uint16)
+    count = np.zeros((ny, nx), np.uint16)
+    for y in range(ny):
+        for x in range(nx):
+            total, total_weight, total_variance = np.float32(0), np.float32(0), np.float32(0)
+            used, seen = 0, np.uint16(0)
+            valid = 0
+            for k in range(n):
+                valid += np.isfinite(variance[k, y, x])
+            for k in range(n):
+                noise = variance[k, y, x]
+                if not np.isfinite(noise):
                     seen |= flags[k, y, x]
-            if valid == 0:
-                out_flags[y, x] = seen | _NO_DATA
-                continue
-            middle = np.median(values[:valid])
-            # Two values cannot tell which is wrong; with fewer than three none is clipped ...
-            limit_floor = star_fraction * max(middle, np.float32(0))
-            total, total_weight, total_variance, used = np.float32(0), np.float32(0), np.float32(0), 0
-            for m in range(valid):
-                limit = clip_sigma * np.sqrt(noises[m]) + limit_floor
-                if valid < 3 or abs(values[m] - middle) <= limit:
-                    w = weight[index[m]]
-                    total += w * values[m]
-                    total_weight += w
-                    total_variance += w * w * noises[m]
+                    continue
+                deviation = abs(data[k, y, x] - median[y, x])
+                if valid < _MIN_FOR_CLIPPING or deviation <= clip_sigma * np.sqrt(noise) + allowance[y, x]:
+                    total += weight[k] * data[k, y, x]
+                    total_weight += weight[k]
+                    total_variance += weight[k] * weight[k] * noise
                     used += 1
-            if used == 0:
+            if used > 0:
+                out[y, x] = total / total_weight
+                out_variance[y, x] = total_variance / (total_weight * total_weight)
+            else:
                 out_flags[y, x] = seen | _NO_DATA
-                continue
-            out[y, x] = total / total_weight
-            out_variance[y, x] = total_variance / (total_weight * total_weight)
-            out_count[y, x] = used
-
-
-_NO_DATA = np.uint16(Flag.NO_DATA)
+            count[y, x] = used
+    return out, out_variance, out_flags, count

@@ -2,9 +2,10 @@
 
 The test is that of L.A.Cosmic (van Dokkum 2001, PASP 113, 1420): a Laplacian on the twofold
 subsampled image finds edges, its ratio to a fine-structure image tells stars from cosmic
-rays. Two things differ. The Laplacian is evaluated in closed form for all pixels, the medians only
-around the few that pass. And the limit of the ratio is not a constant but what a star can reach
-in this image's own seeing, so that undersampled stars survive.
+rays. Three things differ. The Laplacian is evaluated in closed form for all pixels, the medians only
+around the few that pass. The limit of the ratio is not a constant but what a star can reach in this
+image's own seeing, so that undersampled stars survive. And a pixel also counts as hit when the
+light falls off in one direction faster than any star's does, which shows tracks in sharp seeing.
 """
 
 from functools import lru_cache
@@ -19,7 +20,7 @@ from seechange_assets.products import Flag, FlagImage, FloatImage
 FWHM_RANGE_PX, FEWEST_STARS = (1.2, 8.0), 15
 #: Significance of the peaks that measure the seeing.
 SEEING_SIGMA = 25.0
-MAX_ITERATIONS = 4
+MAX_ITERATIONS = 12
 #: Noise of the fine-structure image, in units of the noise of a pixel (measured on white noise, 1.5 sigma).
 FINE_STRUCTURE_NOISE = 0.8
 
@@ -65,9 +66,10 @@ def find_cosmic_rays(
     sky, rms = _sky(work, flags, gain, read_noise)
     found = np.zeros(data.shape, np.uint8)
     candidates = _laplacian_peaks(work, blocked, np.float32(2 * rms * sigma))
-    limit = contrast_margin * star_contrast(_seeing(work, blocked, candidates, sky, rms))
+    contrast, fall = star_limits(_seeing(work, blocked, candidates, sky, rms))
+    limit, fall = contrast_margin * contrast, fall / contrast_margin
     for _ in range(MAX_ITERATIONS):
-        hits = _test(work, blocked, found, candidates, sky, rms, gain, sigma, limit)
+        hits = _test(work, blocked, found, candidates, sky, rms, gain, sigma, limit, fall)
         if not len(hits):
             break
         found.ravel()[hits] = 1
@@ -99,29 +101,50 @@ def _seeing(work: FloatImage, blocked: NDArray[np.uint8], candidates: NDArray, s
     ratios = _peak_sharpness(work, blocked, candidates, sky, SEEING_SIGMA * rms)
     if len(ratios) < FEWEST_STARS:
         return FWHM_RANGE_PX[0]
-    grid, sharpness, _ = _star_tables()
+    grid, sharpness, _, _ = _star_tables()
     return float(np.interp(np.median(ratios), sharpness, grid))
 
 
-def star_contrast(fwhm_px: float) -> float:
-    """The largest ratio of Laplacian to fine structure that a star of this FWHM [pixel] reaches."""
-    grid, _, contrast = _star_tables()
-    return float(np.interp(fwhm_px, grid, contrast))
+def star_limits(fwhm_px: float) -> tuple[float, NDArray[np.float64]]:
+    """What the pixels of a star of this FWHM [pixel] can reach.
+
+    Returns
+    -------
+    float
+        The largest ratio of Laplacian to fine structure.
+    ndarray, shape (2,)
+        The smallest mean of two opposite neighbours relative to the pixel between them, along axes and diagonals.
+    """
+    grid, _, contrast, falls = _star_tables()
+    fall = [np.interp(fwhm_px, grid, falls[:, i]) for i in range(2)]
+    return float(np.interp(fwhm_px, grid, contrast)), np.array(fall)
 
 
 @lru_cache(maxsize=1)
-def _star_tables() -> tuple[NDArray, NDArray, NDArray]:
-    """FWHM grid, median sharpness of peaks (neighbours over peak) and largest contrast, over all pixel phases."""
+def _star_tables() -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    """Per FWHM, over all pixel phases: median sharpness of the peak, largest contrast, smallest falls (n, 2)."""
     grid = np.array([1.2, 1.35, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 5.0, 6.5, 8.0])
-    phases = np.linspace(0.0, 0.5, 6)
-    sharpness, contrast = [], []
+    phases = np.linspace(0.0, 0.5, 4)
+    sharpness, contrast, falls = [], [], []
     for fwhm in grid:
         # Two wing slopes bracket real seeing profiles.
-        stars = [_moffat(fwhm, beta, px, py) for beta in (2.8, 4.8) for px in phases for py in phases]
+        stars = [_moffat(fwhm, beta, px, py) for beta in (2.8, 4.8) for px in phases for py in phases[phases <= px]]
         ratios = [np.mean([s[12, 13], s[14, 13], s[13, 12], s[13, 14]]) / s[13, 13] for s in stars]
         sharpness.append(np.median(ratios))
         contrast.append(max(_largest_contrast(star) for star in stars))
-    return grid, np.array(sharpness), np.array(contrast)
+        falls.append(np.min([_steepest_falls(star) for star in stars], axis=0))
+    return grid, np.array(sharpness), np.array(contrast), np.array(falls)
+
+
+def _steepest_falls(star: FloatImage) -> tuple[float, float]:
+    """Smallest ratio of opposite neighbours to the pixel between them, along axes and diagonals, near the core."""
+    inner = star[10:17, 10:17]
+
+    def fall(dy: int, dx: int) -> float:
+        pair = (star[10 + dy : 17 + dy, 10 + dx : 17 + dx] + star[10 - dy : 17 - dy, 10 - dx : 17 - dx]) / 2
+        return float((pair / inner).min())
+
+    return min(fall(0, 1), fall(1, 0)), min(fall(1, 1), fall(1, -1))
 
 
 def _moffat(fwhm: float, beta: float, px: float, py: float) -> FloatImage:
@@ -227,7 +250,7 @@ def _significance(image, y, x, sky, rms, gain, buffer):  # type: ignore[no-untyp
 
 
 @njit(cache=True)
-def _test(image, blocked, found, candidates, sky, rms, gain, sigma, limit):  # type: ignore[no-untyped-def]
+def _test(image, blocked, found, candidates, sky, rms, gain, sigma, limit, fall):  # type: ignore[no-untyped-def]
     """The candidates that are significant and sharper than a star."""
     nx = image.shape[1]
     buffer = np.empty(49, np.float32)
@@ -242,10 +265,26 @@ def _test(image, blocked, found, candidates, sky, rms, gain, sigma, limit):  # t
             continue
         # Noise alone can lower the fine structure of a faint star: allow for it.
         fine = max(_fine_structure(image, y, x), np.float32(0)) + FINE_STRUCTURE_NOISE * noise
-        if _laplacian(image, y, x) > limit * fine:
+        if _laplacian(image, y, x) > limit * fine or _falls_faster(image, y, x, sky, noise, gain, fall):
             kept[n] = index
             n += 1
     return kept[:n].copy()
+
+
+@njit(cache=True)
+def _falls_faster(image, y, x, sky, noise, gain, fall):  # type: ignore[no-untyped-def]
+    """Whether two opposite neighbours are, by 3.5 sigma, fainter than a star's could be."""
+    ny, nx = image.shape
+    if y < 1 or x < 1 or y >= ny - 1 or x >= nx - 1:
+        return False
+    p = image[y, x] - sky
+    # In the core of a bright star the pixel's own shot noise rules.
+    variance = noise**2 + max(p, 0.0) / gain
+    for dy, dx, kind in ((0, 1, 0), (1, 0, 0), (1, 1, 1), (1, -1, 1)):
+        pair = (image[y + dy, x + dx] + image[y - dy, x - dx]) / 2 - sky
+        if fall[kind] * p - pair > 3.5 * np.sqrt(0.5 * noise**2 + fall[kind] ** 2 * variance):
+            return True
+    return False
 
 
 @njit(cache=True)

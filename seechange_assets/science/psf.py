@@ -6,12 +6,17 @@ pixel as a function of its distance from the star, pixel response included. It i
 entry is a polynomial of the position on the CCD. Fitting it to stars is in `psf_fit`.
 """
 
+from typing import TYPE_CHECKING
+
 import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from seechange_assets.errors import BadPixels
 from seechange_assets.products import Psf
+
+if TYPE_CHECKING:
+    from astropy.table import Table
 
 LANCZOS_ORDER = 4
 # Fewer table entries per FWHM than this alias visibly through the interpolation.
@@ -164,7 +169,7 @@ def analytic_psf(table: FloatArray, shape: tuple[int, int], fwhm_px: float, over
     )
 
 
-def empty_photometry(n: int):
+def empty_photometry(n: int) -> "Table":
     """The ``photometry`` table of a `Psf`, nothing measured yet."""
     from astropy.table import Table
 

@@ -179,12 +179,13 @@ def _sep_call(data: FloatImage, threshold: float, options: dict[str, Any], name:
         sep.set_extract_pixstack(buffer)
         try:
             return sep.extract(data, threshold, **options)
-        except Exception as error:  # SEP raises nothing more specific
+        except Exception as error:  # noqa: BLE001 (SEP raises nothing more specific)
             failure = error
             if "pixel buffer full" not in str(error):
                 break
     raise BadPixels(
-        f"sources of {name}: SEP gave up ({failure}): too much lies over the threshold; check the background and the flags"
+        f"sources of {name}: SEP gave up ({failure}): too much lies over the threshold; "
+        "check the background and the flags"
     ) from failure
 
 
@@ -277,7 +278,7 @@ def _kron_flux(
 
 
 def _flags_near(pixels: _Pixels, found: NDArray[np.void], fwhm_px: float) -> NDArray[np.uint16]:
-    """OR of the flags inside the isophote: its bounding box cut to the ellipse of three sigma, at least one FWHM wide."""
+    """OR of the flags inside the isophote: its box cut to the ellipse of three sigma, at least one FWHM wide."""
     ellipse = np.stack([found[name] for name in ("x", "y", "cxx", "cyy", "cxy")], axis=1).astype(np.float64)
     box = np.stack([found[name] for name in ("xmin", "xmax", "ymin", "ymax")], axis=1).astype(np.int64)
     return _or_flags(pixels.flags, ellipse, box, 0.5 * fwhm_px)

@@ -92,7 +92,7 @@ def test_every_field_is_documented():
     assert {name.split(".")[-1] for name, _ in found} == {
         "alert", "diaSource", "diaForcedSource", "diaNonDetectionLimit", "diaObject",
     }  # fmt: skip
-    assert all(len(field.get("doc", "")) > 5 for _, field in found)
+    assert all(field.get("doc") for _, field in found)
 
 
 def test_negative_flux_is_marked():
