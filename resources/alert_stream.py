@@ -5,12 +5,17 @@ acknowledged its packet on all in-sync replicas. A relay that dies between the t
 the packet again, with the same bytes and the same alert id.
 """
 
+import io
+import logging
+import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from seechange_assets.errors import ServiceUnavailable
 from seechange_assets.names import checked_name
@@ -21,7 +26,9 @@ if TYPE_CHECKING:
 
     from resources.database import Database
 
-Decoded = TypeVar("Decoded")
+#: The published schemas: data, read by name.
+SCHEMAS = Path(__file__).resolve().parents[1] / "seechange_assets" / "publish" / "schemas"
+_log = logging.getLogger(__name__)
 
 #: Longest time [s] to find out that no broker answers.
 CONNECT_TIMEOUT_S = 3.0
@@ -76,36 +83,39 @@ class AlertStream:
         self._message_timeout_s = message_timeout_s
         self._partitions = partitions
         self._replication = replication
+        self._producer: tuple[int, Producer] | None = None
 
     def __repr__(self) -> str:
         return f"AlertStream({self.servers!r})"
 
     def configuration(self, **options: Any) -> dict[str, Any]:
         """Options of a librdkafka client for this broker; logs stay silent, errors are raised."""
-        return {"bootstrap.servers": self.servers, "log_level": 0, **self._security, **options}
+        silent = {"log_level": 0, "error_cb": _ignore}
+        return {"bootstrap.servers": self.servers, **silent, **self._security, **options}
 
-    def ensure_topics(self, topics: set[str]) -> None:
-        """Create the topics that do not exist.
+    def ensure_topics(self, topics: set[str], known: Collection[str]) -> None:
+        """Create the topics that the broker does not know.
 
         Raises
         ------
         ServiceUnavailable
-            When no broker answers or it refuses to create a topic.
+            When it refuses to create a topic.
         """
         from confluent_kafka import KafkaError, KafkaException
         from confluent_kafka.admin import AdminClient, NewTopic
 
-        admin = AdminClient(self.configuration())
-        missing = topics - known_topics(admin, self.servers).keys()
+        missing = sorted(topics.difference(known))
         if not missing:
             return
-        new = [NewTopic(checked_name(topic, "topic"), self._partitions, self._replication) for topic in sorted(missing)]
+        new = [NewTopic(checked_name(topic, "topic"), self._partitions, self._replication) for topic in missing]
+        admin = AdminClient(self.configuration())  # must live until its futures are done
         for topic, future in admin.create_topics(new, request_timeout=CONNECT_TIMEOUT_S).items():
             try:
                 future.result()
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                    raise ServiceUnavailable(f"cannot create the topic {topic} on {self.servers}: {error.args[0].str()}") from error
+                    reason = error.args[0].str()
+                    raise ServiceUnavailable(f"cannot create the topic {topic} on {self.servers}: {reason}") from error
 
     def publish(self, messages: Sequence[Message]) -> list[Delivery]:
         """Send messages and wait for the broker's answers, at most `message_timeout_s`.
@@ -120,42 +130,52 @@ class AlertStream:
         ServiceUnavailable
             When no broker answers at all; nothing was sent.
         """
-        from confluent_kafka import Producer
-
-        self.ensure_topics({message.topic for message in messages})
-        producer = Producer(self._producer_options())
+        producer = self._connected()
+        self.ensure_topics({message.topic for message in messages}, known_topics(producer, self.servers))
         deliveries = [Delivery()] * len(messages)
         for number, message in enumerate(messages):
             self._produce(producer, message, _recorder(deliveries, number))
         producer.flush(self._message_timeout_s + 1.0)
-        # Whatever is still queued must not go out after its row was recorded as failed.
-        producer.purge()
-        producer.flush(1.0)
+        if any(delivery.error for delivery in deliveries):
+            # What is still queued must not go out after its row was recorded as failed, and an
+            # idempotent producer that lost messages starts anew.
+            producer.purge()
+            producer.flush(1.0)
+            self._producer = None
         return deliveries
 
-    def _producer_options(self) -> dict[str, Any]:
-        return self.configuration(
-            **{
+    def _connected(self) -> "Producer":
+        """The producer of this process: its threads do not survive a fork."""
+        from confluent_kafka import Producer
+
+        if self._producer is None or self._producer[0] != os.getpid():
+            options = {
                 "enable.idempotence": True,
                 "acks": "all",
                 "linger.ms": 5,
                 "message.timeout.ms": int(self._message_timeout_s * 1000),
             }
-        )
+            self._producer = os.getpid(), Producer(self.configuration(**options))
+        return self._producer[1]
 
     def _produce(self, producer: "Producer", message: Message, recorder: Callable[[Any, Any], None]) -> None:
         from confluent_kafka import KafkaException
 
-        headers = [(name, value.encode()) for name, value in message.headers.items()]
-        while True:
+        headers: dict[str, str | bytes | None] = dict(message.headers)
+        for _ in range(int(10 * self._message_timeout_s) + 1):
             try:
                 producer.produce(message.topic, message.value, message.key, headers=headers, on_delivery=recorder)
-                return
-            except BufferError:
+            except BufferError:  # the queue is full: let deliveries make room
                 producer.poll(0.1)
             except KafkaException as error:
-                recorder(error.args[0], None)
-                return
+                return recorder(error.args[0], None)
+            else:
+                return None
+        return None
+
+
+def _ignore(_error: object) -> None:
+    """Drop the client's own reports: the caller gets an exception or a `Delivery`."""
 
 
 def _recorder(deliveries: list[Delivery], number: int) -> Callable[[Any, Any], None]:
@@ -219,6 +239,26 @@ def _relay_batch(database: "Database", stream: AlertStream, limit: int, after: i
         return len(rows) - len(errors), len(rows), rows[-1].sequence, errors[0] if errors else ""
 
 
+def decode(packet: bytes, schema: str) -> dict[str, Any]:
+    """A packet as nested dictionaries, read with the published schema of that name."""
+    import fastavro
+
+    return cast("dict[str, Any]", fastavro.schemaless_reader(io.BytesIO(packet), _schema(schema), None))
+
+
+@cache
+def published_schemas() -> frozenset[str]:
+    """Names of the schemas that packets are written with."""
+    return frozenset(path.stem for path in SCHEMAS.glob("*.alert.avsc"))
+
+
+@cache
+def _schema(name: str) -> Any:
+    from fastavro.schema import load_schema
+
+    return load_schema(str(SCHEMAS / f"{checked_name(name, 'schema')}.avsc"))
+
+
 def known_topics(client: Any, servers: str) -> dict[str, list[int]]:
     """Topics of a broker and their partitions.
 
@@ -233,34 +273,32 @@ def known_topics(client: Any, servers: str) -> dict[str, list[int]]:
         topics = client.list_topics(timeout=CONNECT_TIMEOUT_S).topics
     except KafkaException as error:
         raise ServiceUnavailable(
-            f"no broker answers on {servers} ({error.args[0].str()}); run `seechange up` or check SEECHANGE_KAFKA_SERVERS"
+            f"no broker answers on {servers} ({error.args[0].str()}); `seechange up`, or check SEECHANGE_KAFKA_SERVERS"
         ) from error
     return {name: sorted(topic.partitions) for name, topic in topics.items()}
 
 
 def listen(
     servers: str,
-    topics: str,
-    decode: Callable[[bytes], Decoded],
+    topics: str = ".*-alerts-.*",
     *,
     from_beginning: bool = False,
     timeout_s: float | None = None,
     maximum: int | None = None,
     security: Mapping[str, str] | None = None,
-) -> Iterator[Decoded]:
-    """Alerts as they arrive, decoded.
+) -> Iterator[dict[str, Any]]:
+    """Alerts as they arrive, decoded with the published schema that their header names.
 
     Reads every partition of every matching topic by itself, without a consumer group, so nothing is
-    remembered at the broker; topics that appear later are read from their beginning.
+    remembered at the broker; topics that appear later are read from their beginning. Messages
+    without one of our schemas in the header are skipped with a warning.
 
     Parameters
     ----------
     topics : str
         Regular expression that a topic's whole name must match, e.g. ``ls4-alerts-2026.*``.
-    decode : callable
-        Packet to alert, `seechange_assets.publish.packets.read_packet`.
     from_beginning : bool
-        Start with the oldest packet kept, or with the next one.
+        Start with the oldest packet kept, or with the next one (a broker may repeat its last few).
     timeout_s : float, optional
         Stop when nothing came for this long; otherwise listen for ever.
     maximum : int, optional
@@ -273,15 +311,28 @@ def listen(
     """
     from confluent_kafka import Consumer
 
+    if maximum is not None and maximum <= 0:
+        return
     options = {"group.id": "seechange-listen", "enable.auto.commit": False, "auto.offset.reset": "earliest"}
     consumer = Consumer(AlertStream(servers, security=security).configuration(**options))
+    n_heard = 0
     try:
-        for number, message in enumerate(_messages(consumer, servers, re.compile(topics), from_beginning, timeout_s), 1):
-            yield decode(message.value())
-            if maximum is not None and number >= maximum:
+        for message in _messages(consumer, servers, re.compile(topics), from_beginning, timeout_s):
+            schema, packet = _header(message, "schema"), message.value()
+            if packet is None or schema not in published_schemas():
+                _log.warning("skipped a message of %s with schema %r", message.topic(), schema)
+                continue
+            yield decode(packet, schema)
+            n_heard += 1
+            if n_heard == maximum:
                 return
     finally:
         consumer.close()
+
+
+def _header(message: "KafkaMessage", name: str) -> str:
+    value = dict(message.headers() or ()).get(name) or b""
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _messages(

@@ -24,7 +24,7 @@ from sql.sky import cone_condition, separation_deg
 Row = Mapping[str, Any]
 
 
-class AlertOutboxRow(CreatedMixin, Base):
+class OutboxRow(CreatedMixin, Base):
     """One packet to send: ``sent_at`` is set when the broker has acknowledged it.
 
     ``sequence`` is the order of sending. ``broker_partition`` and ``broker_offset`` say where the
@@ -59,16 +59,16 @@ def commit_alerts(session: Session, rows: Sequence[Row]) -> int:
     """Put packets into the outbox; those already there stay untouched. Returns how many are new."""
     if not rows:
         return 0
-    statement = insert(AlertOutboxRow).on_conflict_do_nothing().returning(AlertOutboxRow.alert_id)
+    statement = insert(OutboxRow).on_conflict_do_nothing().returning(OutboxRow.alert_id)
     return len(session.execute(statement, [dict(row) for row in rows]).all())
 
 
-def claim_unsent(session: Session, limit: int, after: int = 0) -> list[AlertOutboxRow]:
+def claim_unsent(session: Session, limit: int, after: int = 0) -> list[OutboxRow]:
     """The oldest unsent packets with ``sequence > after``, locked; those another relay holds are skipped."""
     query = (
-        sa.select(AlertOutboxRow)
-        .where(AlertOutboxRow.sent_at.is_(None), AlertOutboxRow.sequence > after)
-        .order_by(AlertOutboxRow.sequence)
+        sa.select(OutboxRow)
+        .where(OutboxRow.sent_at.is_(None), OutboxRow.sequence > after)
+        .order_by(OutboxRow.sequence)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
@@ -77,14 +77,14 @@ def claim_unsent(session: Session, limit: int, after: int = 0) -> list[AlertOutb
 
 def requeue(session: Session, *conditions: sa.ColumnElement[bool]) -> int:
     """Mark sent packets unsent, so that the relay sends the same bytes with the same ids again."""
-    statement = sa.update(AlertOutboxRow).where(AlertOutboxRow.sent_at.is_not(None), *conditions)
+    statement = sa.update(OutboxRow).where(OutboxRow.sent_at.is_not(None), *conditions)
     statement = statement.values(sent_at=None, last_error=None, broker_partition=None, broker_offset=None)
-    return len(session.execute(statement.returning(AlertOutboxRow.alert_id)).all())
+    return len(session.execute(statement.returning(OutboxRow.alert_id)).all())
 
 
 def outbox_status(session: Session) -> list[dict[str, Any]]:
     """Per topic: how many are sent and pending, since when, and the newest error of a pending one."""
-    row = AlertOutboxRow
+    row = OutboxRow
     pending = row.sent_at.is_(None)
     query = (
         sa.select(

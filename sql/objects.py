@@ -7,7 +7,7 @@ holds the advisory locks of that place's cells until the transaction ends.
 
 import uuid
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hpgeom
 import numpy as np
@@ -17,13 +17,18 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from sql.base import Base, CreatedMixin, deterministic_id
-from sql.sky import ORDER
+from sql.sky import ORDER, cone_condition, separation_deg
+
+if TYPE_CHECKING:
+    from astropy.table import Table
 
 #: First key of the advisory locks on the sky; the second is a cell at `LOCK_ORDER` (14').
 SKY_LOCK = 7316
 LOCK_ORDER = 8
 #: Position error [deg] taken where a measurement has none: 1 arcsec.
 UNKNOWN_ERROR_DEG = 1.0 / 3600.0
+#: Farthest a mean position moves from the first one: the largest association radius.
+MEAN_MARGIN_ARCSEC = 60.0
 
 
 class ObjectRow(CreatedMixin, Base):
@@ -148,7 +153,9 @@ def object_id(first_measurement: uuid.UUID, ra: float, dec: float) -> uuid.UUID:
     return deterministic_id("object", first_measurement, f"{ra:.8f}", f"{dec:.8f}")
 
 
-def neighbourhood(ra: NDArray[np.float64], dec: NDArray[np.float64], radius_deg: float) -> tuple[NDArray[np.int64], int]:
+def neighbourhood(
+    ra: NDArray[np.float64], dec: NDArray[np.float64], radius_deg: float
+) -> tuple[NDArray[np.int64], int]:
     """Sorted cells, and their order, that hold everything within `radius_deg` of the positions.
 
     A cell is at least four radii wide, so the one of a position and its (up to eight)
@@ -204,6 +211,38 @@ def objects_in_footprint(
     ra = np.asarray(corners["ra"]) % 360.0
     cells = hpgeom.query_polygon(2**order, ra, np.asarray(corners["dec"]), inclusive=True, nest=True)
     return objects_in_cells(session, np.sort(np.asarray(cells, np.int64)), order, is_test=is_test)
+
+
+def objects_in_cone(session: Session, ra_deg: float, dec_deg: float, radius_arcsec: float) -> "Table":
+    """Objects around a position by their mean positions, nearest first, test objects included.
+
+    Columns ``id, name, mean_ra, mean_dec, separation_arcsec, n_detections, first_mjd, last_mjd, is_test, is_bad``.
+    """
+    from astropy.table import Table
+
+    o = ObjectRow
+    # The index is that of the first position; the mean may lie on the other side of the cone's edge.
+    near = cone_condition(o.healpix, ra_deg, dec_deg, (radius_arcsec + MEAN_MARGIN_ARCSEC) / 3600.0)
+    rows = session.execute(
+        sa.select(
+            o.id, o.name, o.mean_ra, o.mean_dec, o.n_detections, o.first_mjd, o.last_mjd, o.is_test, o.is_bad
+        ).where(near)
+    ).all()
+    distance = 3600.0 * separation_deg(ra_deg, dec_deg, [r.mean_ra for r in rows], [r.mean_dec for r in rows])
+    chosen = [i for i in np.argsort(distance, kind="stable") if distance[i] <= radius_arcsec]
+    columns = {
+        "id": np.array([str(rows[i].id) for i in chosen], "U36"),
+        "name": np.array([rows[i].name for i in chosen], "U80"),
+        "mean_ra": np.array([rows[i].mean_ra for i in chosen], float),
+        "mean_dec": np.array([rows[i].mean_dec for i in chosen], float),
+        "separation_arcsec": distance[chosen] if chosen else np.empty(0),
+        "n_detections": np.array([rows[i].n_detections for i in chosen], int),
+        "first_mjd": np.array([rows[i].first_mjd for i in chosen], float),
+        "last_mjd": np.array([rows[i].last_mjd for i in chosen], float),
+        "is_test": np.array([rows[i].is_test for i in chosen], bool),
+        "is_bad": np.array([rows[i].is_bad for i in chosen], bool),
+    }
+    return Table(columns)
 
 
 def reserve_names(session: Session, year: int, count: int) -> int:

@@ -162,7 +162,7 @@ def _broker_status(settings: Settings, supervisor: Supervisor) -> ServiceStatus:
     process = broker.find(supervisor)
     if process is None:
         return ServiceStatus("broker", "stopped")
-    servers = broker.address(process)
+    servers = supervisor.address(broker.NAME)
     if broker.answers(servers):
         return ServiceStatus("broker", "running", servers, process.pid, "topics are kept in memory")
     return ServiceStatus("broker", "degraded", servers, process.pid, "does not answer")
@@ -172,7 +172,7 @@ def _dagster_status(supervisor: Supervisor) -> ServiceStatus:
     process = dagster_ui.find(supervisor)
     if process is None:
         return ServiceStatus("dagster", "stopped")
-    ui_url = dagster_ui.address(process)
+    ui_url = supervisor.address(dagster_ui.NAME)
     complaints = dagster_ui.complaints(ui_url)
     return ServiceStatus("dagster", "degraded" if complaints else "running", ui_url, process.pid, "; ".join(complaints))
 

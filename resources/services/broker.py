@@ -23,12 +23,6 @@ def find(supervisor: Supervisor) -> psutil.Process | None:
     return supervisor.find(NAME)
 
 
-def address(process: psutil.Process) -> str:
-    """``host:port`` a running broker was started with."""
-    arguments = process.cmdline()
-    return arguments[arguments.index("--listener-url") + 1].removeprefix("tcp://")
-
-
 def start(supervisor: Supervisor, port: int = 0) -> str:
     """Start the broker unless it is running; return ``host:port``.
 
@@ -42,9 +36,8 @@ def start(supervisor: Supervisor, port: int = 0) -> str:
     ServiceUnavailable
         If the binary is missing, the port is taken or the broker does not answer.
     """
-    running = find(supervisor)
-    if running is not None:
-        return address(running)
+    if find(supervisor) is not None:
+        return supervisor.address(NAME)
     if port and not port_is_free(port):
         raise ServiceUnavailable(f"port {port} for the broker is taken: set SEECHANGE_KAFKA_PORT to another, or to 0")
     for attempt in range(1, ATTEMPTS + 1):
@@ -80,7 +73,7 @@ def _start_once(supervisor: Supervisor, port: int) -> str:
     command = [str(binary()), "broker", "--storage-engine", "memory://tansu/"]
     for option in ("--listener-url", "--advertised-listener-url"):
         command += [option, f"tcp://{listener}"]
-    process = supervisor.start(NAME, command)
+    process = supervisor.start(NAME, command, address=listener)
     supervisor.wait_until_ready(NAME, process, lambda: answers(listener), timeout_s=START_TIMEOUT_S)
     return listener
 

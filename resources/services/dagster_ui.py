@@ -31,12 +31,6 @@ def find(supervisor: Supervisor) -> psutil.Process | None:
     return supervisor.find(NAME)
 
 
-def address(process: psutil.Process) -> str:
-    """URL of the UI of a running process."""
-    arguments = process.cmdline()
-    return f"http://127.0.0.1:{arguments[arguments.index('--port') + 1]}"
-
-
 def start(settings: Settings, supervisor: Supervisor) -> str:
     """Start Dagster unless it is running; return the URL of its UI once it answers.
 
@@ -52,8 +46,14 @@ def start(settings: Settings, supervisor: Supervisor) -> str:
         close_orphaned_runs(settings)
         command = [sys.executable, "-m", "dagster", "dev", "--workspace", str(settings.workspace)]
         command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "info"]
-        running = supervisor.start(NAME, command, environment=environment(settings), folder=project_root())
-    ui_url = address(running)
+        running = supervisor.start(
+            NAME,
+            command,
+            address=f"http://127.0.0.1:{port}",
+            environment=environment(settings),
+            folder=project_root(),
+        )
+    ui_url = supervisor.address(NAME)
     supervisor.wait_until_ready(NAME, running, lambda: answers(ui_url), timeout_s=START_TIMEOUT_S)
     return ui_url
 

@@ -43,10 +43,14 @@ class Supervisor:
         name: str,
         command: Sequence[str],
         *,
+        address: str = "",
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
     ) -> psutil.Process:
-        """Start `command` in a session of its own; a process of that name that is still running is returned instead."""
+        """Start `command` in a session of its own; a process of that name that is still running is returned instead.
+
+        `address` is what it will listen on, kept for `address()`.
+        """
         running = self.find(name)
         if running is not None:
             return running
@@ -63,7 +67,7 @@ class Supervisor:
                 preexec_fn=_restore_interrupt,  # noqa: PLW1509 (it takes no lock)
             )
         process = psutil.Process(child.pid)
-        self._write_pid_file(name, process)
+        self._write_pid_file(name, process, address)
         return process
 
     def find(self, name: str) -> psutil.Process | None:
@@ -73,8 +77,12 @@ class Supervisor:
             process = psutil.Process(int(recorded["pid"]))
             same = abs(process.create_time() - float(recorded["started"])) < START_TIME_TOLERANCE_S
             return process if same and is_alive(process) else None
-        except (FileNotFoundError, ValueError, KeyError, psutil.NoSuchProcess):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, psutil.NoSuchProcess):
             return None
+
+    def address(self, name: str) -> str:
+        """What the process of that name listens on, as given to `start`."""
+        return str(json.loads(self.pid_file(name).read_text())["address"])
 
     def stop(self, name: str, *, patience_s: float = 20.0) -> bool:
         """Stop the process of that name and its children; True if it was running."""
@@ -117,10 +125,10 @@ class Supervisor:
         """Where the output goes."""
         return self.home / "logs" / f"{checked_name(name, 'service')}.log"
 
-    def _write_pid_file(self, name: str, process: psutil.Process) -> None:
+    def _write_pid_file(self, name: str, process: psutil.Process, address: str) -> None:
         path = self.pid_file(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"pid": process.pid, "started": process.create_time()}))
+        path.write_text(json.dumps({"pid": process.pid, "started": process.create_time(), "address": address}))
 
     def _last_line(self, name: str) -> str:
         lines = self.log_file(name).read_text(errors="replace").split("\n")

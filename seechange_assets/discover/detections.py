@@ -2,12 +2,10 @@
 
 from typing import ClassVar
 
-import dagster as dg
-
-from seechange_assets.materialize import materialized
+from seechange_assets.assess.checks import DETECTION_COUNT
+from seechange_assets.data_product import data_product
 from seechange_assets.parameters import Field, Parameters
 from seechange_assets.products import Detections, Difference
-from seechange_assets.provenance import Recipes
 
 
 class DetectionsParameters(Parameters):
@@ -17,16 +15,16 @@ class DetectionsParameters(Parameters):
     threshold: float = Field(5.0, ge=2.0, le=100.0, description="Least |S/N| of a peak of the score image.")
     separation_fwhm: float = Field(1.0, gt=0.0, le=10.0, description="Peaks closer than this are one [FWHM].")
     edge_fwhm: float = Field(2.0, ge=0.0, le=20.0, description="Border left out, of image and overlap [FWHM].")
-    streak_length_fwhm: float = Field(6.0, gt=1.0, description="Longer connected regions are streaks [FWHM].")
+    streak_length_fwhm: float = Field(6.0, gt=1.0, description="Longer connected, thin regions are streaks [FWHM].")
     star_residual_fraction: float = Field(
         0.03, ge=0.0, le=1.0, description="Peaks below this fraction of the star underneath are star residuals."
     )
-    max_detections: int = Field(5000, ge=1, description="More than this is a failed subtraction.")
+    max_detections: int = Field(5000, ge=1, description="More than this is a failed subtraction: an error.")
 
 
-@dg.asset(io_manager_key="archive")
-def detections(diff: Difference, recipes: dg.ResourceParam[Recipes]) -> dg.MaterializeResult[Detections]:
+@data_product(DetectionsParameters, checks=[DETECTION_COUNT])
+def detections(diff: Difference, parameters: DetectionsParameters) -> Detections:
     """Peaks of |score| over the threshold, both signs."""
     from seechange_assets.science.detections import detect
 
-    return materialized(detect(diff, **recipes.parameters("detections").arguments()))
+    return detect(diff, **parameters.arguments())

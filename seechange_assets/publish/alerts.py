@@ -141,7 +141,9 @@ def make_packets(context: "PacketContext", content: Mapping[str, Any], cutouts: 
         limits = [content["differences"][i] for i in np.flatnonzero(here)]
         limits = [row for row in limits if row["exposure"] not in detected]
         forced = content["forced"].get(target["id"], [])
-        packets.append(build_packet(context, source, target, earlier=earlier, forced=forced, limits=limits, stamps=fits))
+        packets.append(
+            build_packet(context, source, target, earlier=earlier, forced=forced, limits=limits, stamps=fits)
+        )
     return packets
 
 

@@ -1,8 +1,10 @@
 """Each kept measurement linked to an object on the sky."""
 
+import math
 import string
 import uuid
 from collections.abc import Sequence
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -35,7 +37,9 @@ class AssociationParameters(Parameters):
     link_negative: bool = Field(
         True, description="Link negative detections (something faded) to known objects; they never create one."
     )
-    max_new_objects: int = Field(1000, ge=1, description="More new objects than this from one CCD is a bad subtraction.")
+    max_new_objects: int = Field(
+        1000, ge=1, description="More new objects than this from one CCD is a bad subtraction."
+    )
     name_format: str = Field(
         "SC{year}{letters}", description="Names of objects: {year} and {letters} (a, b ... z, aa) or {number}."
     )
@@ -128,13 +132,11 @@ def associate(
     flux = np.array([row["flux_psf"] for row in rows], float)
     todo = np.flatnonzero(is_new_row & is_kept & (link_negative | (flux > 0)))
     # Brightest first: it gives a group of detections its object and position.
-    todo = todo[np.argsort([-abs(rows[i]["snr"] or 0.0) for i in todo], kind="stable")]
+    todo = todo[np.argsort([-abs(rows[i]["snr"] or 0.0) for i in todo.tolist()], kind="stable")]
     links: dict[int, uuid.UUID] = {}
     if len(todo):
         links = _link(session, rows, todo, radius_arcsec, mjd, name_format, max_new_objects, is_test)
-    sky.insert_measurements(
-        session, [row | {"object_id": links.get(i)} for i, row in enumerate(rows) if is_new_row[i]]
-    )
+    sky.insert_measurements(session, [row | {"object_id": links.get(i)} for i, row in enumerate(rows) if is_new_row[i]])
     sky.refresh_objects(session, sorted(set(links.values())))
     links |= {i: linked for i, row in enumerate(rows) if (linked := stored.get(row["id"])) is not None}
     return Associations(_table(session, rows, links))
@@ -252,7 +254,9 @@ def _table(session: "Session", rows: Sequence[dict[str, Any]], links: dict[int, 
         "object_id": np.array([str(o.id) for o in of], "U36"),
         "object_name": np.array([o.name for o in of], "U80"),
         "separation_arcsec": chord_to_arcsec(chord),
-        "is_new": np.array([o.id == object_id(r["id"], r["ra"], r["dec"]) for o, r in zip(of, mine, strict=True)], bool),
+        "is_new": np.array(
+            [o.id == object_id(row["id"], row["ra"], row["dec"]) for o, row in zip(of, mine, strict=True)], bool
+        ),
     })  # fmt: skip
 
 
@@ -265,11 +269,14 @@ def object_name(name_format: str, year: int, number: int) -> str:
 
 def year_of(mjd: float) -> int:
     """Calendar year (UTC) of a Modified Julian Date."""
-    return int((np.datetime64("1858-11-17") + np.timedelta64(int(np.floor(mjd)), "D")).item().year)
+    return (date(1858, 11, 17) + timedelta(days=math.floor(mjd))).year
 
 
 #: Columns of `Measurements` with a database column of the same name.
-_COPIED = ("x", "y", "x_err", "y_err", "ra", "dec", "ra_err", "dec_err", "ra_dec_cov", "flux_psf", "flux_psf_err", "snr", "chi2")  # fmt: skip
+_COPIED = (
+    "x", "y", "x_err", "y_err", "ra", "dec", "ra_err", "dec_err", "ra_dec_cov", "flux_psf", "flux_psf_err", "snr",
+    "chi2",
+)  # fmt: skip
 _HANDLED = {*_COPIED, "detection", "flux_aper", "flux_aper_err", "is_bad", "bad_reasons"}
 
 
@@ -291,7 +298,8 @@ def measurement_rows(
     common = {
         "provenance_id": provenance_id, "exposure": info.exposure, "ccd": info.ccd, "filter": info.filter,
         "mjd_mid": info.mjd_mid, "exptime_s": info.exptime_s, "zp": float(measurements.zp),
-        "zp_err": plain(float(measurements.zp_err)), "score_cut": float(scores.cut), "score_algorithm": scores.algorithm,
+        "zp_err": plain(float(measurements.zp_err)),
+        "score_cut": float(scores.cut), "score_algorithm": scores.algorithm,
         "aperture_radius_px": measurements.aperture_radii_px[0] if measurements.aperture_radii_px else None,
     }  # fmt: skip
     rows = []

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +57,7 @@ def alert_schema() -> Any:
     """The parsed schema of an alert, nested records included."""
     from fastavro.schema import load_schema
 
-    return load_schema(SCHEMA_FOLDER / f"{SCHEMA_NAME}.avsc")
+    return load_schema(str(SCHEMA_FOLDER / f"{SCHEMA_NAME}.avsc"))
 
 
 def alert_id(provenance_id: str, measurement_id: uuid.UUID) -> uuid.UUID:
@@ -121,8 +121,7 @@ def read_packet(packet: bytes) -> Record:
     """The alert in a packet, as nested dictionaries."""
     import fastavro
 
-    record: Record = fastavro.schemaless_reader(io.BytesIO(packet), alert_schema(), None)
-    return record
+    return cast("Record", fastavro.schemaless_reader(io.BytesIO(packet), alert_schema(), None))
 
 
 def source_record(row: Row) -> Record:
@@ -253,9 +252,10 @@ def stamp_wcs(wcs: "WCS", x: NDArray[np.float64], y: NDArray[np.float64], corner
     ra, dec = wcs.all_pix2world(x, y, 0)
     matrix = np.empty((len(x), 2, 2))
     for axis, (dx, dy) in enumerate([(step, 0.0), (0.0, step)]):
-        ahead = _tangent_plane(*wcs.all_pix2world(x + dx, y + dy, 0), ra, dec)
-        behind = _tangent_plane(*wcs.all_pix2world(x - dx, y - dy, 0), ra, dec)
-        matrix[:, :, axis] = (ahead - behind) / (2 * step)
+        ahead = wcs.all_pix2world(x + dx, y + dy, 0)
+        behind = wcs.all_pix2world(x - dx, y - dy, 0)
+        width = _tangent_plane(ahead[0], ahead[1], ra, dec) - _tangent_plane(behind[0], behind[1], ra, dec)
+        matrix[:, :, axis] = width / (2 * step)
     return [
         {
             "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CUNIT1": "deg", "CUNIT2": "deg", "RADESYS": "ICRS",
@@ -274,4 +274,5 @@ def _tangent_plane(ra: Any, dec: Any, ra0: Any, dec0: Any) -> NDArray[np.float64
     cosine = np.sin(delta0) * np.sin(delta) + np.cos(delta0) * np.cos(delta) * np.cos(alpha)
     xi = np.cos(delta) * np.sin(alpha) / cosine
     eta = (np.cos(delta0) * np.sin(delta) - np.sin(delta0) * np.cos(delta) * np.cos(alpha)) / cosine
-    return np.rad2deg(np.column_stack([xi, eta]))
+    plane: NDArray[np.float64] = np.rad2deg(np.column_stack([xi, eta]))
+    return plane

@@ -6,7 +6,7 @@ on top of that WCS, so distortions the header knows are kept; and the solution w
 TAN-SIP header (`sip`). A solution that could be chance is an error, never a product.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +14,15 @@ from numpy.typing import NDArray
 
 from seechange_assets.errors import AstrometryError, CatalogError, TooFewStars
 from seechange_assets.products import ImageInfo, SkyCatalog, Sources, Wcs, header_text, wcs_from_text
-from seechange_assets.science.pattern_match import PatternMatch, match_pattern
-from seechange_assets.science.sip import monomials, sip_header
+from seechange_assets.science.astrometry_fit import (
+    AstrometricFit,
+    CatalogField,
+    Search,
+    Stars,
+    border_points,
+    find_solution,
+)
+from seechange_assets.science.sip import sip_header
 from seechange_assets.science.tangent_plane import (
     MAS_PER_RADIAN,
     TangentPlane,
@@ -27,103 +34,8 @@ from seechange_assets.science.tangent_plane import (
 
 if TYPE_CHECKING:
     from astropy.table import Table
-    from astropy.wcs import WCS
 
-# Brightest stars tried in turn, and how many more catalogue stars go with them: the brightest
-# stars of the sky are saturated in the image, so the lists overlap only in part.
-_TIERS = (150, 600)
-_CATALOG_EXCESS = 2.5
-_MIN_BIN_ARCSEC = 2.0
-_MIN_BIN_PX = 3.0
-_FIT_ROUNDS = 8
-_CLIP_ROUNDS = 10
-# A distortion polynomial needs this many matched stars per term and this gain in prediction.
-_STARS_PER_TERM = 1.8
-_IMPROVEMENT = 0.9
-# What a missing distortion does at the border, in units of what it does to a typical star.
-_BORDER_TOLERANCE = 2.0
-# Stars are not clipped for being better than their errors say: with few stars an exact fit through a
-# handful of them would otherwise throw out all others.
-_MIN_SCATTER = 0.5
-# Transforms one search can tell apart, about 10^3 turns and scales times 10^3 shifts: each could be lucky.
-_LOG10_TRIALS = 6.0
 _BRIGHT_SNR = 100.0
-_DIAGNOSIS_LOG10_CHANCE = -4.0
-_ORIENTATIONS = {
-    "mirrored in x": (-1, 1, False),
-    "mirrored in y": (1, -1, False),
-    "rotated by 180 degrees": (-1, -1, False),
-    "mirrored along the diagonal": (1, 1, True),
-    "rotated by 90 degrees": (-1, 1, True),
-    "rotated by -90 degrees": (1, -1, True),
-    "mirrored along the other diagonal": (-1, -1, True),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _Stars:
-    """Usable sources, brightest first: pixel positions, their errors [arcsec], row in `Sources`."""
-
-    x: NDArray
-    y: NDArray
-    error: NDArray
-    snr: NDArray
-    row: NDArray
-
-
-@dataclass(frozen=True, slots=True)
-class _Field:
-    """Catalogue stars near the image, brightest first, at the epoch of the image."""
-
-    vectors: NDArray
-    error: NDArray
-    row: NDArray
-    n_inside: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Fit:
-    """Polynomial from the guess's plane to the plane of the solution."""
-
-    plane: TangentPlane
-    degree: int
-    unit: float
-    coefficients: NDArray
-    scatter: float
-    used: NDArray
-    source: NDArray
-    star: NDArray
-
-    def apply(self, points: NDArray) -> NDArray:
-        return monomials(points / self.unit, self.degree) @ self.coefficients
-
-
-@dataclass(frozen=True, slots=True)
-class _Search:
-    """What the steps share: the image, the header's WCS and the limits of the search."""
-
-    info: ImageInfo
-    shape: tuple[int, int]
-    guess: "WCS"
-    plane: TangentPlane
-    pixel_scale: float
-    max_offset: float
-    max_rotation: float
-    max_scale_error: float
-    match_radius: float
-    min_matched: int
-    max_log10_chance: float
-    max_degree: int
-    error_floor: float
-    clip_sigma: float
-
-    @property
-    def where(self) -> str:
-        return f"{self.info.exposure} {self.info.ccd}"
-
-    def to_plane(self, x: NDArray, y: NDArray) -> NDArray:
-        """Pixels to the tangent plane [arcsec] at the image centre, as the header believes."""
-        return self.plane.project(unit_vectors(*self.guess.all_pix2world(x, y, 0, ra_dec_order=True)))
 
 
 def solve_wcs(
@@ -197,26 +109,33 @@ def solve_wcs(
         No header WCS, no significant match (told apart: mirrored or rotated headers), or
         a solution that fails a limit.
     """
-    stars = _usable_stars(sources, info, max_stars)
+    stars = _usable_stars(sources, max_stars)
     if len(stars.x) < min_matched:
         advice = "A shallower threshold, a longer exposure or fewer masked pixels give more."
         raise TooFewStars(f"wcs of {info.exposure} {info.ccd}", len(stars.x), min_matched, advice)
     search = _search(
-        info, shape, max_offset=max_offset_arcsec, max_rotation=np.radians(max_rotation_deg),
-        max_scale_error=max_scale_error, match_radius=match_radius_arcsec, min_matched=min_matched,
-        max_log10_chance=max_log10_chance, max_degree=max_degree, error_floor=error_floor_mas / 1000.0,
+        info,
+        shape,
+        max_offset=max_offset_arcsec,
+        max_rotation=np.radians(max_rotation_deg),
+        max_scale_error=max_scale_error,
+        match_radius=match_radius_arcsec,
+        min_matched=min_matched,
+        max_log10_chance=max_log10_chance,
+        max_degree=max_degree,
+        error_floor=error_floor_mas / 1000.0,
         clip_sigma=clip_sigma,
-    )  # fmt: skip
+    )
     stars = replace(stars, error=stars.error * search.pixel_scale)
     magnitudes = (max_catalog_mag - catalog_range_mag, max_catalog_mag)
     field = _catalog_field(catalog, search, magnitudes, min_catalog_stars)
-    fit = _find_solution(stars, field, search)
-    solution = _solution(fit, stars, field, search, sources, catalog)
+    fit = find_solution(stars, field, search)
+    solution = _solution(fit, stars, field, search, catalog)
     _check(solution, fit, search, min(len(stars.x), field.n_inside), min_fraction_matched, max_residual_arcsec)
     return solution
 
 
-def _usable_stars(sources: Sources, info: ImageInfo, max_stars: int) -> _Stars:
+def _usable_stars(sources: Sources, max_stars: int) -> Stars:
     """Good sources with finite positions; position errors still in pixels."""
     table = sources.table
     x, y = np.asarray(table["x"], float), np.asarray(table["y"], float)
@@ -229,10 +148,10 @@ def _usable_stars(sources: Sources, info: ImageInfo, max_stars: int) -> _Stars:
         snr = np.nan_to_num(flux / np.asarray(table["flux_auto_err"], float), posinf=0.0)
     typical = np.nanmedian(error[rows]) if np.isfinite(error[rows]).any() else 0.1
     error = np.where(np.isfinite(error) & (error >= 0), error, typical)
-    return _Stars(x[rows], y[rows], error[rows], snr[rows], rows)
+    return Stars(x[rows], y[rows], error[rows], snr[rows], rows)
 
 
-def _search(info: ImageInfo, shape: tuple[int, int], **limits: float) -> _Search:
+def _search(info: ImageInfo, shape: tuple[int, int], **limits: float) -> Search:
     """Read the header's WCS and put the working plane at the image centre."""
     where = f"{info.exposure} {info.ccd}"
     if not info.wcs_guess:
@@ -246,16 +165,19 @@ def _search(info: ImageInfo, shape: tuple[int, int], **limits: float) -> _Search
     ra, dec = (float(v) for v in guess.all_pix2world(x, y, 0, ra_dec_order=True))
     if not (np.isfinite(ra) and np.isfinite(dec)):
         raise AstrometryError(f"wcs of {where}: the header's WCS gives no position for the image centre")
-    search = _Search(info, shape, guess, TangentPlane(ra, dec), 1.0, **limits)  # type: ignore[arg-type]
+    search = Search(info, shape, guess, TangentPlane(ra, dec), 1.0, **limits)  # type: ignore[arg-type]
     step = np.diff(search.to_plane(np.array([x, x + 1, x]), np.array([y, y, y + 1])), axis=0)
     jacobian = np.stack([step[0], step[0] + step[1]])
     return replace(search, pixel_scale=float(np.sqrt(abs(np.linalg.det(jacobian)))))
 
 
-def _catalog_field(catalog: SkyCatalog, search: _Search, magnitudes: tuple[float, float], min_stars: int) -> _Field:
+def _catalog_field(
+    catalog: SkyCatalog, search: Search, magnitudes: tuple[float, float], min_stars: int
+) -> CatalogField:
     """Catalogue stars in the padded footprint, moved to the epoch of the image, brightest first."""
     table = catalog.table
-    column = {name: np.asarray(table[name], float) for name in ("ra", "dec", "ra_err", "dec_err", "pm_ra", "pm_dec", "mag_g")}
+    names = ("ra", "dec", "ra_err", "dec_err", "pm_ra", "pm_dec", "mag_g")
+    column = {name: np.asarray(table[name], float) for name in names}
     usable = np.isfinite(column["ra"]) & np.isfinite(column["dec"])
     usable &= (column["mag_g"] >= magnitudes[0]) & (column["mag_g"] <= magnitudes[1])
     rows = np.flatnonzero(usable)
@@ -270,14 +192,14 @@ def _catalog_field(catalog: SkyCatalog, search: _Search, magnitudes: tuple[float
     near, inside = _in_footprint(search.plane.project(vectors), search)
     if near.sum() < search.min_matched:
         raise AstrometryError(
-            f"wcs of {search.where}: {near.sum()} of the {len(rows)} stars of catalogue {catalog.name} lie in the footprint "
-            f"around RA {search.plane.ra_deg:.4f} Dec {search.plane.dec_deg:.4f}: header and catalogue are of different fields"
+            f"wcs of {search.where}: {near.sum()} of the {len(rows)} stars of catalogue {catalog.name} lie in the "
+            f"footprint around RA {search.plane.ra_deg:.4f} Dec {search.plane.dec_deg:.4f}: it points elsewhere"
         )
     error = np.nan_to_num(np.hypot(column["ra_err"], column["dec_err"])[rows] / np.sqrt(2.0)) / 1000.0
-    return _Field(vectors[near], error[near], rows[near], int(inside.sum()))
+    return CatalogField(vectors[near], error[near], rows[near], int(inside.sum()))
 
 
-def _in_footprint(points: NDArray, search: _Search) -> tuple[NDArray, NDArray]:
+def _in_footprint(points: NDArray, search: Search) -> tuple[NDArray, NDArray]:
     """Which plane points lie in the image padded by the header's possible error, and which in the image itself."""
     ny, nx = search.shape
     x, y = (nx - 1) / 2.0, (ny - 1) / 2.0
@@ -290,201 +212,9 @@ def _in_footprint(points: NDArray, search: _Search) -> tuple[NDArray, NDArray]:
         return (np.abs(pixels) <= half + pad).all(axis=1), (np.abs(pixels) <= half).all(axis=1)
 
 
-def _find_solution(stars: _Stars, field: _Field, search: _Search) -> _Fit:
-    """Try the brightest stars first, then more, then a coarser histogram; the first significant match is fitted."""
-    points, catalog = search.to_plane(stars.x, stars.y), search.plane.project(field.vectors)
-    bin_size = max(_MIN_BIN_ARCSEC, _MIN_BIN_PX * search.pixel_scale)
-    excess = _CATALOG_EXCESS * len(catalog) / max(field.n_inside, 1)
-    best: PatternMatch | None = None
-    for coarser in (1.0, 2.0):
-        for tier in _TIERS:
-            n_catalog = int(tier * excess)
-            match = _vote(points[:tier], catalog[:n_catalog], search, coarser * bin_size)
-            if match is not None and (best is None or match.log10_chance < best.log10_chance):
-                best = match
-            if match is None:
-                continue
-            fit = _refine(match, points, stars, field, search, (tier, n_catalog), 2 * coarser * bin_size)
-            if fit is not None and _log10_chance(fit, len(stars.x), field, search) <= search.max_log10_chance:
-                return fit
-    raise AstrometryError(_failure(best, stars, catalog, search, bin_size, excess))
-
-
-def _log10_chance(fit: _Fit, n_sources: int, field: _Field, search: _Search) -> float:
-    """Upper bound of log10 of the probability that unrelated lists agree as well as this fit.
-
-    By chance ``n_sources * density * pi r^2`` pairs fall within the clipping radius r; every term
-    of the polynomial can make one more star agree.
-    """
-    from scipy.stats import poisson
-
-    ny, nx = search.shape
-    density = max(field.n_inside, 1) / (nx * ny * search.pixel_scale**2)
-    radius = search.clip_sigma * max(fit.scatter, search.error_floor)
-    expected = n_sources * density * np.pi * radius**2
-    n_free = fit.coefficients.shape[0]
-    log_chance = poisson.logsf(int(fit.used.sum()) - n_free - 1, expected)
-    return float(log_chance / np.log(10.0) + _LOG10_TRIALS)
-
-
-def _vote(points: NDArray, catalog: NDArray, search: _Search, bin_size: float) -> PatternMatch | None:
-    return match_pattern(
-        points,
-        catalog,
-        max_offset=search.max_offset,
-        max_rotation=search.max_rotation,
-        max_scale_error=search.max_scale_error,
-        bin_size=bin_size,
-    )
-
-
-def _failure(
-    best: PatternMatch | None, stars: _Stars, catalog: NDArray, search: _Search, bin_size: float, excess: float
-) -> str:
-    """What the search found, and whether another orientation of the header would have matched."""
-    found = "no pair within reach"
-    if best is not None:
-        found = (
-            f"best agreement {best.n_votes} stars where {best.n_expected:.1f} are chance "
-            f"(log10 probability {best.log10_chance:.1f}, {search.max_log10_chance:.0f} required)"
-        )
-    message = (
-        f"wcs of {search.where}: {len(stars.x)} sources do not match {len(catalog)} catalogue stars within "
-        f"{search.max_offset:.0f} arcsec, {np.degrees(search.max_rotation):.2f} deg and "
-        f"{100 * search.max_scale_error:.1f} % of scale around the header's WCS: {found}"
-    )
-    tier = _TIERS[0]
-    for name, orientation in _ORIENTATIONS.items():
-        points = search.to_plane(*_reoriented(stars.x[:tier], stars.y[:tier], search, orientation))
-        match = _vote(points, catalog[: int(tier * excess)], search, bin_size)
-        if match is not None and match.log10_chance <= _DIAGNOSIS_LOG10_CHANCE:
-            return f"{message}. The header is {name}: {match.n_votes} stars agree after undoing that; correct its CD matrix"
-    return message
-
-
-def _reoriented(x: NDArray, y: NDArray, search: _Search, orientation: tuple[int, int, bool]) -> tuple[NDArray, NDArray]:
-    """Pixels mirrored or turned around the header's reference pixel, or the centre if that is outside."""
-    ny, nx = search.shape
-    pivot = np.asarray(search.guess.wcs.crpix, float) - 1.0
-    if not (0 <= pivot[0] < nx and 0 <= pivot[1] < ny):
-        pivot = np.array([(nx - 1) / 2.0, (ny - 1) / 2.0])
-    sign_x, sign_y, swap = orientation
-    dx, dy = x - pivot[0], y - pivot[1]
-    if swap:
-        dx, dy = dy, dx
-    return pivot[0] + sign_x * dx, pivot[1] + sign_y * dy
-
-
-def _refine(
-    match: PatternMatch, points: NDArray, stars: _Stars, field: _Field, search: _Search, bright: tuple[int, int], radius: float
-) -> _Fit | None:
-    """Alternate matching and fitting: affine on the bright stars, then all stars, distortions and a smaller radius."""
-    centre = search.plane.deproject(match.apply(np.zeros((1, 2))))[0]
-    plane = TangentPlane(*(float(v) for v in sky_position(centre)))
-    catalog = plane.project(field.vectors)
-    predicted = plane.project(search.plane.deproject(match.apply(points)))
-    fit: _Fit | None = None
-    for step in range(_FIT_ROUNDS):
-        first = step < 2
-        n, m = bright if first else (len(points), len(catalog))
-        source, star = _mutual_pairs(predicted[:n], catalog[:m], radius)
-        if len(source) < search.min_matched:
-            return None
-        variance = stars.error[source] ** 2 + field.error[star] ** 2 + search.error_floor**2
-        previous = fit
-        fit = _fit(points[source], catalog[star], np.sqrt(variance), 1 if first else search.max_degree, search)
-        fit = replace(fit, plane=plane, source=source, star=star)
-        if not first and previous is not None and np.array_equal(source, previous.source) and radius <= search.match_radius:
-            break
-        predicted = fit.apply(points)
-        radius = max(search.match_radius, min(radius, 6.0 * fit.scatter))
-    return fit if fit is not None and fit.used.sum() >= search.min_matched else None
-
-
-def _mutual_pairs(points: NDArray, catalog: NDArray, radius: float) -> tuple[NDArray, NDArray]:
-    """Pairs that are each other's nearest neighbour within `radius`."""
-    from scipy.spatial import cKDTree
-
-    distance, star = cKDTree(catalog).query(points, distance_upper_bound=radius)
-    source = np.flatnonzero(np.isfinite(distance))
-    star = star[source]
-    _, back = cKDTree(points).query(catalog[star])
-    mutual = back == source
-    return source[mutual], star[mutual]
-
-
-def _fit(points: NDArray, target: NDArray, error: NDArray, max_degree: int, search: _Search) -> _Fit:
-    """The degree that best predicts each star from all others, starting from a linear transform.
-
-    A higher degree must improve the prediction by 10 % and be no less certain at the border of
-    the image, stars there or not, than the lower degree is wrong there.
-    """
-    border = _border_points(search)
-    unit = float(np.abs(border).max())
-    best: _Fit | None = None
-    best_miss = np.inf
-    for degree in range(1, max_degree + 1):
-        basis = monomials(points / unit, degree)
-        if degree > 1 and len(points) < _STARS_PER_TERM * basis.shape[1]:
-            break
-        coefficients, used, scatter, covariance = _robust_solution(basis, target, error, search.clip_sigma)
-        miss = _left_out_miss(basis, target, error, coefficients, used)
-        at_border = monomials(border / unit, degree)
-        uncertain = np.sqrt(np.einsum("ij,jk,ik->i", at_border, covariance, at_border).max())
-        if best is None or (miss < _IMPROVEMENT * best_miss and uncertain <= _BORDER_TOLERANCE * best_miss):
-            best = _Fit(search.plane, degree, unit, coefficients, scatter, used, np.empty(0, int), np.empty(0, int))
-            best_miss = miss
-    assert best is not None
-    return best
-
-
-def _left_out_miss(basis: NDArray, target: NDArray, error: NDArray, coefficients: NDArray, used: NDArray) -> float:
-    """Median distance [arcsec] between each star and its prediction by a fit without it."""
-    design = np.where(used[:, None], basis / error[:, None], 0.0)
-    leverage = np.einsum("ij,jk,ik->i", design, np.linalg.pinv(design.T @ design), design)
-    distance = np.hypot(*(target - basis @ coefficients).T)
-    return float(np.median(distance / np.maximum(1.0 - leverage, 0.05)))
-
-
-def _border_points(search: _Search) -> NDArray:
-    """Corners and mid-points of the image's edges in the header's plane."""
-    ny, nx = search.shape
-    x, y = np.meshgrid([0.0, (nx - 1) / 2.0, nx - 1.0], [0.0, (ny - 1) / 2.0, ny - 1.0])
-    return search.to_plane(x.ravel(), y.ravel())
-
-
-def _robust_solution(
-    basis: NDArray, target: NDArray, error: NDArray, clip_sigma: float
-) -> tuple[NDArray, NDArray, float, NDArray]:
-    """Weighted least squares with Huber weights, then clipping at `clip_sigma` robust deviations.
-
-    Returns coefficients ``(n_terms, 2)``, the stars used, their scatter [arcsec per axis] and the
-    covariance of the coefficients of one axis, scaled to the observed scatter.
-    """
-    used = np.ones(len(basis), bool)
-    freedom = np.sqrt(len(basis) / max(len(basis) - basis.shape[1], 1))
-    huber = np.ones(len(basis))
-    for _ in range(_CLIP_ROUNDS):
-        weight = np.where(used, huber, 0.0) / error
-        solution = np.linalg.lstsq(basis * weight[:, None], target * weight[:, None], rcond=None)[0]
-        residual = (target - basis @ solution) / error[:, None]
-        scatter = max(1.4826 * freedom * float(np.median(np.abs(residual[used]))), _MIN_SCATTER)
-        size = np.hypot(*residual.T) / np.sqrt(2.0)
-        huber = np.sqrt(np.minimum(1.0, 1.345 * scatter / np.maximum(size, 1e-12)))
-        keep = (np.abs(residual) <= clip_sigma * scatter).all(axis=1)
-        if np.array_equal(keep, used) or keep.sum() < _STARS_PER_TERM * basis.shape[1]:
-            break
-        used = keep
-    arcsec = 1.4826 * float(np.median(np.abs(residual[used] * error[used, None])))
-    design = basis[used] / error[used, None]
-    return solution, used, arcsec, scatter**2 * np.linalg.pinv(design.T @ design)
-
-
-def _solution(fit: _Fit, stars: _Stars, field: _Field, search: _Search, sources: Sources, catalog: SkyCatalog) -> Wcs:
+def _solution(fit: AstrometricFit, stars: Stars, field: CatalogField, search: Search, catalog: SkyCatalog) -> Wcs:
     """Write the header, then measure the residuals with exactly that header."""
-    header, degree = sip_header(
-        lambda x, y: fit.plane.deproject(fit.apply(search.to_plane(x, y))), search.shape
-    )
+    header, degree = sip_header(lambda x, y: fit.plane.deproject(fit.apply(search.to_plane(x, y))), search.shape)
     text = header_text(header)
     matches, bright = _matches(text, fit, stars, field, catalog, search.match_radius)
     ra, dec = np.asarray(matches["d_ra_mas"]), np.asarray(matches["d_dec_mas"])
@@ -503,7 +233,7 @@ def _solution(fit: _Fit, stars: _Stars, field: _Field, search: _Search, sources:
 
 
 def _matches(
-    text: str, fit: _Fit, stars: _Stars, field: _Field, catalog: SkyCatalog, radius: float
+    text: str, fit: AstrometricFit, stars: Stars, field: CatalogField, catalog: SkyCatalog, radius: float
 ) -> tuple["Table", NDArray]:
     """The table of matched pairs, and which of them are bright."""
     from astropy.table import Table
@@ -531,7 +261,7 @@ def _robust_scatter(values: NDArray) -> float:
 
 
 def _check(
-    solution: Wcs, fit: _Fit, search: _Search, n_shorter: int, min_fraction: float, max_residual_arcsec: float
+    solution: Wcs, fit: AstrometricFit, search: Search, n_shorter: int, min_fraction: float, max_residual_arcsec: float
 ) -> None:
     """Refuse a solution that matches too little, scatters too much or is too far from the header."""
     required = max(search.min_matched, int(np.ceil(min_fraction * n_shorter)))
@@ -554,9 +284,9 @@ def _check(
         )
 
 
-def _departure(fit: _Fit, search: _Search) -> tuple[float, float, float]:
+def _departure(fit: AstrometricFit, search: Search) -> tuple[float, float, float]:
     """Offset of the image centre [arcsec], rotation [radian] and scale error against the header."""
-    points = _border_points(search)
+    points = border_points(search)
     target = search.plane.project(fit.plane.deproject(fit.apply(points)))
     basis = np.column_stack([np.ones(len(points)), points])
     linear = np.linalg.lstsq(basis, target, rcond=None)[0]

@@ -167,8 +167,18 @@ def _filtered(mesh: FloatArray) -> FloatArray:
         return mesh
     v, u = (axis.ravel() for axis in np.meshgrid(*(np.linspace(-1, 1, n) for n in mesh.shape), indexing="ij"))
     terms = np.stack([u**0, u, v, u * v, u**2, v**2][: 6 if mesh.size >= 24 else 3], axis=1)
-    trend = (terms @ np.linalg.lstsq(terms, mesh.ravel(), rcond=None)[0]).reshape(mesh.shape)
+    trend = (terms @ _least_absolute(terms, mesh.ravel())).reshape(mesh.shape)
     return trend + median_filter(mesh - trend, size=3, mode="nearest")
+
+
+def _least_absolute(terms: FloatArray, values: FloatArray) -> FloatArray:
+    """Coefficients of least absolute residuals, by reweighting: a box full of a galaxy must not bend the trend."""
+    weight = np.ones(values.size)
+    for _ in range(10):
+        coefficients = np.linalg.lstsq(terms * weight[:, None], values * weight, rcond=None)[0]
+        residual = np.abs(values - terms @ coefficients)
+        weight = 1.0 / np.sqrt(np.maximum(residual, 1e-3 * np.median(residual) + 1e-12))
+    return coefficients
 
 
 def _rendered(mesh: FloatImage, background: Background, *, smooth: bool) -> FloatImage:

@@ -23,6 +23,8 @@ SEEING_SIGMA = 25.0
 MAX_ITERATIONS = 12
 #: Noise of the fine-structure image, in units of the noise of a pixel (measured on white noise, 1.5 sigma).
 FINE_STRUCTURE_NOISE = 0.8
+#: Places in the array of `star_limits`.
+LIMIT_PEAKED, LIMIT_CONTRAST, LIMIT_AXIS = 0, 1, 2
 
 
 def find_cosmic_rays(
@@ -60,23 +62,25 @@ def find_cosmic_rays(
     """
     work = np.array(data, dtype=np.float32)
     blocked = (flags != 0).view(np.uint8).copy()
-    saturated = np.flatnonzero(flags & (Flag.SATURATED | Flag.BLEED))
+    saturated = np.flatnonzero(flags & np.uint16(Flag.SATURATED | Flag.BLEED))
     _block_around(blocked, saturated, 2)
     _replace(work, np.flatnonzero(flags), blocked)
     sky, rms = _sky(work, flags, gain, read_noise)
     found = np.zeros(data.shape, np.uint8)
     candidates = _laplacian_peaks(work, blocked, np.float32(2 * rms * sigma))
-    contrast, fall = star_limits(_seeing(work, blocked, candidates, sky, rms))
-    limit, fall = contrast_margin * contrast, fall / contrast_margin
+    limits = star_limits(_seeing(work, blocked, candidates, sky, rms))
+    limits[LIMIT_CONTRAST] *= contrast_margin
+    limits[LIMIT_AXIS:] /= contrast_margin
     for _ in range(MAX_ITERATIONS):
-        hits = _test(work, blocked, found, candidates, sky, rms, gain, sigma, limit, fall)
+        hits = _test(work, blocked, found, candidates, sky, rms, gain, sigma, limits)
         if not len(hits):
             break
         found.ravel()[hits] = 1
-        new = np.concatenate([hits, _grow(work, blocked, found, hits, sky, rms, gain, sigma, neighbor_fraction * sigma)])
+        grown = _grow(work, blocked, found, hits, sky, rms, gain, neighbor_fraction * sigma, limits, contrast_margin)
+        new = np.concatenate([hits, grown])
         # What is left of a thick track shows its edges once the brightest pixels are gone.
         _replace(work, new, (blocked | found))
-        candidates = _around(new, found, blocked, 2)
+        candidates = np.unique(_around(new, found, blocked, 2))
     return found.view(bool)
 
 
@@ -101,48 +105,71 @@ def _seeing(work: FloatImage, blocked: NDArray[np.uint8], candidates: NDArray, s
     ratios = _peak_sharpness(work, blocked, candidates, sky, SEEING_SIGMA * rms)
     if len(ratios) < FEWEST_STARS:
         return FWHM_RANGE_PX[0]
-    grid, sharpness, _, _ = _star_tables()
+    grid, sharpness, _ = _star_tables()
     return float(np.interp(np.median(ratios), sharpness, grid))
 
 
-def star_limits(fwhm_px: float) -> tuple[float, NDArray[np.float64]]:
-    """What the pixels of a star of this FWHM [pixel] can reach.
+def star_limits(fwhm_px: float) -> NDArray[np.float64]:
+    """What the pixels of a star of this FWHM [pixel] can reach, over all positions of the star in its pixel.
 
     Returns
     -------
-    float
-        The largest ratio of Laplacian to fine structure.
-    ndarray, shape (2,)
-        The smallest mean of two opposite neighbours relative to the pixel between them, along axes and diagonals.
+    ndarray, shape (4,)
+        Half the largest ratio of Laplacian to flux (a pixel below it is no candidate); the largest ratio of
+        Laplacian to fine structure of the pixels above; the smallest mean of two opposite neighbours relative to
+        the pixel between them, along axes and along diagonals.
     """
-    grid, _, contrast, falls = _star_tables()
-    fall = [np.interp(fwhm_px, grid, falls[:, i]) for i in range(2)]
-    return float(np.interp(fwhm_px, grid, contrast)), np.array(fall)
+    grid, _, limits = _star_tables()
+    return np.array([np.interp(fwhm_px, grid, limits[:, i]) for i in range(limits.shape[1])])
 
 
 @lru_cache(maxsize=1)
-def _star_tables() -> tuple[NDArray, NDArray, NDArray, NDArray]:
-    """Per FWHM, over all pixel phases: median sharpness of the peak, largest contrast, smallest falls (n, 2)."""
+def _star_tables() -> tuple[NDArray, NDArray, NDArray]:
+    """A grid of FWHM, the median sharpness of a star's peak, and the limits of `star_limits`, shape (n, 4)."""
     grid = np.array([1.2, 1.35, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 5.0, 6.5, 8.0])
     phases = np.linspace(0.0, 0.5, 4)
-    sharpness, contrast, falls = [], [], []
+    sharpness, limits = [], []
     for fwhm in grid:
         # Two wing slopes bracket real seeing profiles.
         stars = [_moffat(fwhm, beta, px, py) for beta in (2.8, 4.8) for px in phases for py in phases[phases <= px]]
-        ratios = [np.mean([s[12, 13], s[14, 13], s[13, 12], s[13, 14]]) / s[13, 13] for s in stars]
+        ratios = [(s[7, 8] + s[9, 8] + s[8, 7] + s[8, 9]) / 4 / s[8, 8] for s in stars]
         sharpness.append(np.median(ratios))
-        contrast.append(max(_largest_contrast(star) for star in stars))
-        falls.append(np.min([_steepest_falls(star) for star in stars], axis=0))
-    return grid, np.array(sharpness), np.array(contrast), np.array(falls)
+        laplacian, fine = np.array([_judged(star) for star in stars]).swapaxes(0, 1)
+        peaked = laplacian / np.array([star[_INNER] for star in stars])
+        counted = (peaked > 0.5 * peaked.max()) & (fine > 0)
+        falls = np.min([_steepest_falls(star) for star in stars], axis=0)
+        limits.append([0.5 * peaked.max(), (laplacian[counted] / fine[counted]).max(), *falls])
+    return grid, np.array(sharpness), np.array(limits)
+
+
+#: Side of the stamps, and the part of them where a star is judged.
+_SIDE, _INNER = 17, (slice(5, 12), slice(5, 12))
+
+
+def _moffat(fwhm: float, beta: float, px: float, py: float) -> FloatImage:
+    """A star near the centre of a stamp, integrated over pixels with 4 x 4 points each."""
+    alpha = fwhm / 2 / np.sqrt(2 ** (1 / beta) - 1)
+    axis = (np.arange(_SIDE * 4) - 1.5) / 4 - _SIDE // 2
+    r2 = (axis[None, :] - px) ** 2 + (axis[:, None] - py) ** 2
+    fine = (1 + r2 / alpha**2) ** -beta
+    return fine.reshape(_SIDE, 4, _SIDE, 4).mean(axis=(1, 3)).astype(np.float32)
+
+
+@njit(cache=True)
+def _judged(star):  # type: ignore[no-untyped-def]
+    """Laplacian and fine structure at the inner pixels of a stamp."""
+    laplacian, fine = np.empty((7, 7), np.float64), np.empty((7, 7), np.float64)
+    for y in range(7):
+        for x in range(7):
+            laplacian[y, x], fine[y, x] = _laplacian(star, y + 5, x + 5), _fine_structure(star, y + 5, x + 5)
+    return laplacian, fine
 
 
 def _steepest_falls(star: FloatImage) -> tuple[float, float]:
     """Smallest ratio of opposite neighbours to the pixel between them, along axes and diagonals, near the core."""
-    inner = star[10:17, 10:17]
-
     def fall(dy: int, dx: int) -> float:
-        pair = (star[10 + dy : 17 + dy, 10 + dx : 17 + dx] + star[10 - dy : 17 - dy, 10 - dx : 17 - dx]) / 2
-        return float((pair / inner).min())
+        pair = (star[5 + dy : 12 + dy, 5 + dx : 12 + dx] + star[5 - dy : 12 - dy, 5 - dx : 12 - dx]) / 2
+        return float((pair / star[_INNER]).min())
 
     return min(fall(0, 1), fall(1, 0)), min(fall(1, 1), fall(1, -1))
 
@@ -156,18 +183,7 @@ def _moffat(fwhm: float, beta: float, px: float, py: float) -> FloatImage:
     return fine.reshape(27, 5, 27, 5).mean(axis=(1, 3)).astype(np.float32)
 
 
-def _largest_contrast(star: FloatImage) -> float:
-    """The largest contrast among the pixels of a star whose Laplacian counts."""
-    values = [_laplacian_and_contrast(star, y, x) for y in range(10, 17) for x in range(10, 17)]
-    strongest = max(laplacian for laplacian, _ in values)
-    return max(laplacian / fine for laplacian, fine in values if laplacian > 0.1 * strongest and fine > 0)
-
-
-def _laplacian_and_contrast(star: FloatImage, y: int, x: int) -> tuple[float, float]:
-    return float(_laplacian(star, y, x)), float(_fine_structure(star, y, x))
-
-
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def _laplacian(image, y, x):  # type: ignore[no-untyped-def]
     """Van Dokkum's L+ in closed form: each of the four subpixels sees one horizontal and one vertical neighbour."""
     ny, nx = image.shape
@@ -180,6 +196,15 @@ def _laplacian(image, y, x):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def _insert(buffer, n, value):  # type: ignore[no-untyped-def]
+    """Insert a value into the first n sorted ones."""
+    while n > 0 and buffer[n - 1] > value:
+        buffer[n] = buffer[n - 1]
+        n -= 1
+    buffer[n] = value
+
+
+@njit(cache=True)
 def _median_box(image, y, x, r, buffer):  # type: ignore[no-untyped-def]
     """Median of the box of half width r, edges repeated; `buffer` holds the sorted values."""
     ny, nx = image.shape
@@ -187,12 +212,7 @@ def _median_box(image, y, x, r, buffer):  # type: ignore[no-untyped-def]
     for iy in range(y - r, y + r + 1):
         row = min(max(iy, 0), ny - 1)
         for ix in range(x - r, x + r + 1):
-            value = image[row, min(max(ix, 0), nx - 1)]
-            j = n
-            while j > 0 and buffer[j - 1] > value:
-                buffer[j] = buffer[j - 1]
-                j -= 1
-            buffer[j] = value
+            _insert(buffer, n, image[row, min(max(ix, 0), nx - 1)])
             n += 1
     return buffer[n // 2]
 
@@ -218,7 +238,6 @@ def _laplacian_peaks(image, blocked, limit):  # type: ignore[no-untyped-def]
     n = 0
     for y in range(ny):
         for x in range(nx):
-            # The cheapest bound first: L+ is at most twice the excess over the lowest neighbours.
             if blocked[y, x] == 0 and _laplacian(image, y, x) > limit:
                 if n == len(kept):
                     grown = np.empty(2 * n, np.int64)
@@ -238,19 +257,24 @@ def _significance(image, y, x, sky, rms, gain, buffer):  # type: ignore[no-untyp
     n = 0
     for iy in range(max(y - 2, 0), min(y + 3, ny)):
         for ix in range(max(x - 2, 0), min(x + 3, nx)):
-            value = _laplacian(image, iy, ix)
-            j = n
-            while j > 0 and buffer[j - 1] > value:
-                buffer[j] = buffer[j - 1]
-                j -= 1
-            buffer[j] = value
+            _insert(buffer, n, _laplacian(image, iy, ix))
             n += 1
     laplacian = _laplacian(image, y, x)
     return (laplacian - buffer[n // 2]) / (2 * noise), noise
 
 
 @njit(cache=True)
-def _test(image, blocked, found, candidates, sky, rms, gain, sigma, limit, fall):  # type: ignore[no-untyped-def]
+def _contrast_excess(image, y, x, sky, noise, peaked):  # type: ignore[no-untyped-def]
+    """Laplacian over fine structure; 0 where the Laplacian is small against the flux, as on the slopes of stars."""
+    laplacian = _laplacian(image, y, x)
+    if laplacian < peaked * (image[y, x] - sky):
+        return 0.0
+    # Noise alone can lower the fine structure of a faint star: allow for it.
+    return laplacian / (max(_fine_structure(image, y, x), np.float32(0)) + FINE_STRUCTURE_NOISE * noise)
+
+
+@njit(cache=True)
+def _test(image, blocked, found, candidates, sky, rms, gain, sigma, limits):  # type: ignore[no-untyped-def]
     """The candidates that are significant and sharper than a star."""
     nx = image.shape[1]
     buffer = np.empty(49, np.float32)
@@ -263,9 +287,8 @@ def _test(image, blocked, found, candidates, sky, rms, gain, sigma, limit, fall)
         significance, noise = _significance(image, y, x, sky, rms, gain, buffer)
         if significance <= sigma:
             continue
-        # Noise alone can lower the fine structure of a faint star: allow for it.
-        fine = max(_fine_structure(image, y, x), np.float32(0)) + FINE_STRUCTURE_NOISE * noise
-        if _laplacian(image, y, x) > limit * fine or _falls_faster(image, y, x, sky, noise, gain, fall):
+        contrast = _contrast_excess(image, y, x, sky, noise, limits[LIMIT_PEAKED])
+        if contrast > limits[LIMIT_CONTRAST] or _falls_faster(image, y, x, sky, noise, gain, limits[LIMIT_AXIS:]):
             kept[n] = index
             n += 1
     return kept[:n].copy()
@@ -288,19 +311,20 @@ def _falls_faster(image, y, x, sky, noise, gain, fall):  # type: ignore[no-untyp
 
 
 @njit(cache=True)
-def _grow(image, blocked, found, hits, sky, rms, gain, first, second):  # type: ignore[no-untyped-def]
-    """Neighbours of the hits at the first limit, then their neighbours at the second; marks them as found."""
+def _grow(image, blocked, found, hits, sky, rms, gain, sigma, limits, margin):  # type: ignore[no-untyped-def]
+    """Neighbours of the hits that pass a lower significance and a quarter of the contrast of the sharpest star; marks them as found."""
     ny, nx = image.shape
     buffer = np.empty(49, np.float32)
-    grown = np.empty(24 * len(hits), np.int64)
+    grown = np.empty(8 * len(hits), np.int64)
     n = 0
     for index in hits:
         y0, x0 = index // nx, index % nx
         for y in range(max(y0 - 1, 0), min(y0 + 2, ny)):
             for x in range(max(x0 - 1, 0), min(x0 + 2, nx)):
                 if found[y, x] == 0 and blocked[y, x] == 0:
-                    significance, _ = _significance(image, y, x, sky, rms, gain, buffer)
-                    if significance > second:
+                    significance, noise = _significance(image, y, x, sky, rms, gain, buffer)
+                    contrast = _contrast_excess(image, y, x, sky, noise, limits[LIMIT_PEAKED])
+                    if significance > sigma and contrast > limits[LIMIT_CONTRAST] / (4 * margin):
                         found[y, x] = 1
                         grown[n] = y * nx + x
                         n += 1
@@ -343,10 +367,10 @@ def _replace(image, pixels, masked):  # type: ignore[no-untyped-def]
             for iy in range(max(y - r, 0), min(y + r + 1, ny)):
                 for ix in range(max(x - r, 0), min(x + r + 1, nx)):
                     if masked[iy, ix] == 0:
-                        buffer[n] = image[iy, ix]
+                        _insert(buffer, n, image[iy, ix])
                         n += 1
             if n > 0:
-                values[i] = np.median(buffer[:n])
+                values[i] = buffer[n // 2]
                 break
     for i in range(len(pixels)):
         image[pixels[i] // nx, pixels[i] % nx] = values[i]
@@ -362,7 +386,7 @@ def _block_around(blocked, pixels, r):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _around(pixels, found, blocked, r):  # type: ignore[no-untyped-def]
-    """Flat indices, each once and rising, of the free pixels within r of the given ones."""
+    """Flat indices of the free pixels within r of the given ones; some more than once."""
     ny, nx = found.shape
     near = np.empty(len(pixels) * (2 * r + 1) ** 2, np.int64)
     n = 0
@@ -373,4 +397,4 @@ def _around(pixels, found, blocked, r):  # type: ignore[no-untyped-def]
                 if found[y, x] == 0 and blocked[y, x] == 0:
                     near[n] = y * nx + x
                     n += 1
-    return np.unique(near[:n])
+    return near[:n].copy()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from seechange_assets.errors import TooManyDetections
 from seechange_assets.products import Detections, Difference, Flag
+from seechange_assets.science.streaks import elongated_islands, peaks_in_line
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -22,10 +23,6 @@ DIPOLE_SEPARATION = 1.5
 # Around a very bright peak, imperfections of the PSF leave side peaks of this fraction of its score.
 WING_FRACTION = 0.02
 WING_RADIUS_FWHM = 5.0
-# A broken streak: at least this many peaks of one sign in line, no larger gap, and at least this long (in FWHM).
-LINE_MIN_PEAKS, LINE_MAX_GAP_FWHM, LINE_MIN_LENGTH_FWHM = 6, 4.0, 12.0
-STREAK_MIN_ELONGATION = 4.0
-LINE_ANGLES = 180
 
 
 def detect(
@@ -175,7 +172,7 @@ def _merge(x, y, island, peak, sizes, score, fwhm, separation_fwhm, streak_lengt
     """Indices into `peak` (sorted by |score|) that stay, whether each is a streak, and its pixels."""
     position = np.column_stack([x[peak], y[peak]]).astype(np.float64)
     value = score[y[peak], x[peak]].astype(np.float64)
-    long = _elongated(x, y, island, streak_length_fwhm * fwhm)
+    long = elongated_islands(x, y, island, streak_length_fwhm * fwhm)
     group = np.arange(peak.size)
     _join_first(group, np.where(long[island[peak]], island[peak], -1))
     alive = (group == np.arange(peak.size)) & _stronger_than_neighbours(position, value, fwhm, separation_fwhm)
@@ -184,7 +181,7 @@ def _merge(x, y, island, peak, sizes, score, fwhm, separation_fwhm, streak_lengt
     alive |= streak & (group == np.arange(peak.size))
     keep = np.flatnonzero(alive)
     pixels = sizes[island[peak[keep]]]
-    line = _lines(position[keep], value[keep] > 0, fwhm)
+    line = peaks_in_line(position[keep], value[keep] > 0, fwhm)
     first = np.arange(keep.size)
     _join_first(first, line)
     pixels = np.bincount(first, weights=pixels, minlength=keep.size).astype(np.int64)
@@ -197,21 +194,6 @@ def _join_first(group: NDArray[np.int64], label: NDArray[np.int64]) -> None:
     for value in np.unique(label[label >= 0]):
         members = np.flatnonzero(label == value)
         group[members] = members[0]
-
-
-def _elongated(x: NDArray, y: NDArray, island: NDArray, min_length_px: float) -> NDArray[np.bool_]:
-    """Islands longer than `min_length_px` and much longer than wide, from their second moments.
-
-    A uniform line of length L has a variance of L^2 / 12 along itself.
-    """
-    n = np.maximum(np.bincount(island, minlength=1), 1)
-    mean_x, mean_y = np.bincount(island, x, 1) / n, np.bincount(island, y, 1) / n
-    dx, dy = x - mean_x[island], y - mean_y[island]
-    xx, yy = np.bincount(island, dx * dx, 1) / n, np.bincount(island, dy * dy, 1) / n
-    xy = np.bincount(island, dx * dy, 1) / n
-    mean, spread = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
-    major, minor = mean + spread, np.maximum(mean - spread, 1 / 12)
-    return (np.sqrt(12 * major) > min_length_px) & (major > STREAK_MIN_ELONGATION**2 * minor)
 
 
 def _stronger_than_neighbours(position: NDArray, value: NDArray, fwhm: float, separation_fwhm: float) -> NDArray[np.bool_]:
@@ -233,61 +215,6 @@ def _stronger_than_neighbours(position: NDArray, value: NDArray, fwhm: float, se
         if alive[strong[k]]:
             alive[weak[k]] = False
     return alive
-
-
-def _lines(position: NDArray, positive: NDArray, fwhm: float) -> NDArray[np.int64]:
-    """Label of the straight row of peaks of one sign each one belongs to, -1 for none (Hough transform).
-
-    Chance rows are rare: with 1000 detections on 2048x4096 pixels of FWHM 5 px, the next peak of
-    a row lies within the allowed gap with a probability below 2 percent, to the power of four.
-    """
-    label = np.full(len(position), -1, np.int64)
-    if len(position) < LINE_MIN_PEAKS:
-        return label
-    angle = np.pi * np.arange(LINE_ANGLES) / LINE_ANGLES
-    direction = np.column_stack([np.cos(angle), np.sin(angle)])
-    across = position @ np.column_stack([-direction[:, 1], direction[:, 0]]).T
-    for a, members in _rich_cells(across, positive, fwhm):
-        for row in _runs(members[label[members] < 0], position, direction[a], fwhm):
-            label[_extended(row, position, (label < 0) & (positive == positive[row[0]]), fwhm)] = label.max() + 1
-    return label
-
-
-def _rich_cells(across: NDArray, positive: NDArray, fwhm: float) -> list[tuple[int, NDArray]]:
-    """Cells (angle, peaks) of the Hough plane that hold enough peaks, fullest first."""
-    found = []
-    for half in (0.0, 0.5):  # two bin phases, so that no row is cut by a bin edge
-        cell = 2 * np.floor(across / (2 * fwhm) + half).astype(np.int64) + positive[:, None]
-        for a in range(LINE_ANGLES):
-            values, counts = np.unique(cell[:, a], return_counts=True)
-            found += [(a, np.flatnonzero(cell[:, a] == v)) for v in values[counts >= LINE_MIN_PEAKS]]
-    return sorted(found, key=lambda item: -item[1].size)
-
-
-def _extended(row: NDArray, position: NDArray, free: NDArray, fwhm: float) -> NDArray:
-    """Refit the line through a row and take in what continues it, until nothing is added."""
-    for _ in range(10):
-        center = position[row].mean(axis=0)
-        along = np.linalg.svd(position[row] - center, full_matrices=False)[2][0]
-        across = (position - center) @ np.array([-along[1], along[0]])
-        runs = _runs(np.flatnonzero(free & (np.abs(across) < fwhm)), position, along, fwhm)
-        longer = max(runs, key=len, default=row)
-        if longer.size <= row.size:
-            break
-        row = longer
-    return row
-
-
-def _runs(members: NDArray, position: NDArray, direction: NDArray, fwhm: float) -> list[NDArray]:
-    """Parts of a row without large gaps that are long and rich enough."""
-    along = position[members] @ direction
-    order = np.argsort(along, kind="stable")
-    cuts = np.flatnonzero(np.diff(along[order]) > LINE_MAX_GAP_FWHM * fwhm) + 1
-    return [
-        members[part]
-        for part in np.split(order, cuts)
-        if part.size >= LINE_MIN_PEAKS and np.ptp(along[part]) > LINE_MIN_LENGTH_FWHM * fwhm
-    ]
 
 
 def _flags_around(flags: NDArray, x: NDArray, y: NDArray, radius: int) -> NDArray[np.uint16]:

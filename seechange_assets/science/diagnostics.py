@@ -60,6 +60,8 @@ def matched_filter_response(psf: Psf, x: FloatArray, y: FloatArray, size: int) -
     template = raw_stamps(psf, np.floor(x + 0.5), np.floor(y + 0.5), 2 * reach + 1)
     shifted = raw_stamps(psf, x, y, 2 * reach + 1)
     cut = slice(reach - size // 2, reach + size // 2 + 1)
+    if len(shifted) == 0:
+        return Response(np.ones((size, size)), np.ones((0, size, size)))
     source = fftconvolve(shifted, template[:, ::-1, ::-1], mode="same", axes=(1, 2))[:, cut, cut]
     middle = template.mean(axis=0)
     correlation = fftconvolve(middle, middle[::-1, ::-1], mode="same")[cut, cut]

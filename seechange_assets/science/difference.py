@@ -41,10 +41,9 @@ _SAMPLING = 3  # every third pixel per axis is enough for a robust scatter, and 
 _SKY_BOX_PX = 85 * _SAMPLING
 _NORM_BOX_PX = 170 * _SAMPLING
 _MIN_SAMPLES = 100
-_BRIGHT_SNR = 100.0
-_MIN_BRIGHT = 5
-_MAX_PSF_ERROR = 0.1
-_HALF_CHI2 = 0.455  # median of a chi-square variable of one degree of freedom
+_BRIGHT_SNR = (100.0, 30.0)  # of the stars that show the error of the PSFs: the second where the first finds too few
+_MIN_BRIGHT = 4
+_MAX_PSF_ERROR = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,29 +228,33 @@ def _grown(flags: FlagImage, radius: int) -> FlagImage:
 def _star_error(raw: Subtraction, flags: FlagImage, sources: Sources, alignment: Alignment, fwhm_px: float) -> float:
     """Relative residual of bright matched stars beyond noise and registration: the error of the PSF models.
 
-    Robust rms of S / S_R (flux of the difference over that of the star) at the centres of stars and half a FWHM beside them.
+    Root of the mean square of S / S_R (flux of the difference over that of the star) within one FWHM
+    of a star; the median of the stars, so that variables do not count.
     """
     rows = sources.table[alignment.new_rows]
-    near = round(fwhm_px / 2)
     ny, nx = flags.shape
-    excess = []
-    for dx, dy in ((0, 0), (near, 0), (-near, 0), (0, near), (0, -near)):
-        x = np.clip(np.rint(rows["x"]).astype(int) + dx, 1, nx - 2)
-        y = np.clip(np.rint(rows["y"]).astype(int) + dy, 1, ny - 2)
-        static = raw.flux_new[y, x] - raw.flux[y, x]
-        variance = raw.flux_variance[y, x] + _registration_variance(raw, y, x, alignment.noise_px)
-        bright = (flags[y, x] == 0) & (static > _BRIGHT_SNR * np.sqrt(np.maximum(raw.flux_variance[y, x], 0)))
-        excess.append(((raw.flux[y, x] ** 2 - variance) / np.maximum(static, 1e-30) ** 2)[bright])
-    values = np.concatenate(excess)
-    if values.size < 5 * _MIN_BRIGHT:
+    steps = np.array([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1), (2, 0), (-2, 0), (0, 2), (0, -2)])
+    offset = np.rint(steps * fwhm_px / 2).astype(int)
+    x = np.clip(np.rint(rows["x"]).astype(int)[:, None] + offset[:, 0], 1, nx - 2)
+    y = np.clip(np.rint(rows["y"]).astype(int)[:, None] + offset[:, 1], 1, ny - 2)
+    static = raw.flux_new[y, x] - raw.flux[y, x]
+    variance = np.maximum(raw.flux_variance[y, x], 0)
+    clean = (flags[y, x] == 0).all(axis=1) & (static > 0).all(axis=1)
+    for limit in _BRIGHT_SNR:
+        bright = clean & (static[:, 0] > limit * np.sqrt(variance[:, 0]))
+        if bright.sum() >= _MIN_BRIGHT:
+            break
+    else:
         return 0.0
-    return float(min(np.sqrt(max(np.median(values), 0.0) / _HALF_CHI2), _MAX_PSF_ERROR))
+    excess = raw.flux[y, x] ** 2 - variance - _registration_variance(raw, y, x, alignment.noise_px)
+    square = np.median((excess[bright] / static[bright] ** 2).mean(axis=1))
+    return float(min(np.sqrt(max(square, 0.0)), _MAX_PSF_ERROR))
 
 
 def _registration_variance(raw: Subtraction, y: NDArray, x: NDArray, noise_px: float) -> NDArray:
     """V_ast of eq. 33 at some pixels, from the gradient of the reference's part of the flux."""
     if not np.isfinite(noise_px):
-        return np.zeros(len(x))
+        return np.zeros(x.shape)
 
     def static(rows: NDArray, columns: NDArray) -> NDArray:
         return raw.flux_new[rows, columns] - raw.flux[rows, columns]
@@ -272,11 +275,10 @@ def _calibrated(
     photometry that treats pixels as independent gets the right errors.
     """
     noise_px = alignment.noise_px if np.isfinite(alignment.noise_px) else 0.0
+    _level_blank_sky(raw, flags)
     score, sigma = _score(raw.flux, raw.flux_new, raw.flux_variance, np.float32(noise_px**2), np.float32(error**2))
     cut = np.s_[::_SAMPLING, ::_SAMPLING]
-    limit = 3 * sigma[cut]
-    blank = (flags[cut] == 0) & (raw.flux_new[cut] < limit) & (raw.flux_new[cut] - raw.flux[cut] < limit)
-    _, spread = _mesh(score[cut], blank, _NORM_BOX_PX // _SAMPLING)
+    _, spread = _mesh(score[cut], _blank_sky(raw, flags), _NORM_BOX_PX // _SAMPLING)
     factor = _rendered(spread, score.shape, _NORM_BOX_PX)
     noise = pair.new_variance
     noise += pair.reference_variance
@@ -289,6 +291,22 @@ def _calibrated(
     for array in maps.values():
         array[unknown] = np.nan
     return maps
+
+
+def _blank_sky(raw: Subtraction, flags: FlagImage) -> NDArray[np.bool_]:
+    """Sampled pixels on which neither image has a source of 3 sigma."""
+    cut = np.s_[::_SAMPLING, ::_SAMPLING]
+    limit = 3 * np.sqrt(np.maximum(raw.flux_variance[cut], 0))
+    return (flags[cut] == 0) & (raw.flux_new[cut] < limit) & (raw.flux_new[cut] - raw.flux[cut] < limit)
+
+
+def _level_blank_sky(raw: Subtraction, flags: FlagImage) -> None:
+    """Take out, in place, what sky is left: sources blur the first estimate, here they are known."""
+    cut = np.s_[::_SAMPLING, ::_SAMPLING]
+    blank = _blank_sky(raw, flags)
+    for image in (raw.flux, raw.difference):
+        center, _ = _mesh(image[cut], blank, _SKY_BOX_PX // _SAMPLING)
+        image -= _rendered(center, image.shape, _SKY_BOX_PX)
 
 
 def _mesh(values: FloatImage, usable: NDArray[np.bool_], box: int) -> tuple[FloatImage, FloatImage]:

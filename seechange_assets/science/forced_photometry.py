@@ -85,22 +85,21 @@ def _pixels(difference: Difference, ra: FloatArray, dec: FloatArray) -> tuple[Fl
 def _fit(
     difference: Difference, x: FloatArray, y: FloatArray, stamp_fwhms: float, max_masked_fraction: float
 ) -> tuple[FloatArray, FloatArray]:
-    from seechange_assets.science.psf import render
+    """Flux and error [ADU], NaN where too much of the PSF is masked."""
+    from seechange_assets.science.psf_photometry import fit_flux, gather, unit_stamps
 
     if len(x) == 0:
         return np.empty(0), np.empty(0)
     size = 2 * int(np.ceil(stamp_fwhms * difference.psf.fwhm_px)) + 1
-    psf = render(difference.psf, x, y, size)
-    rows, columns, inside = _stamp_indices(difference.data.shape, x, y, size)
-    data, noise = difference.data[rows, columns].astype(float), difference.noise[rows, columns].astype(float)
-    good = inside & (difference.flags[rows, columns] == 0) & np.isfinite(data) & np.isfinite(noise) & (noise > 0)
-    weight = np.where(good, psf / np.where(good, noise, 1.0) ** 2, 0.0)
-    information = np.sum(weight * psf, axis=(1, 2))
-    fitted = np.sum(np.where(good, psf, 0.0), axis=(1, 2)) >= (1.0 - max_masked_fraction) * psf.sum(axis=(1, 2))
-    fitted &= information > 0
-    information[~fitted] = np.nan
-    flux = np.sum(weight * np.where(good, data, 0.0), axis=(1, 2)) / information
-    return flux, 1.0 / np.sqrt(information)
+    variance = np.square(difference.noise)
+    variance[(difference.flags != 0) | ~(variance > 0)] = np.inf
+    fit = fit_flux(difference.data, variance, difference.psf, x, y, size)
+    center = np.floor(x + 0.5), np.floor(y + 0.5)
+    stamps = unit_stamps(difference.psf, x, y, size, center)
+    _, weights = gather(difference.data, variance, *center, size)
+    seen = np.where(weights > 0, stamps, 0.0).sum(axis=(1, 2)) / stamps.sum(axis=(1, 2))
+    measured = seen >= 1.0 - max_masked_fraction
+    return np.where(measured, fit.flux, np.nan), np.where(measured, fit.flux_err, np.nan)
 
 
 def _stamp_indices(

@@ -74,7 +74,7 @@ def _difference_table(
     for j in range(n):
         for i in range(n):
             # Pixels whose centre lies (i/n, j/n) beside the source sample every n-th entry of the table.
-            shifted = raw_stamps(new, x, y, size, center_x=x + i / n, center_y=y + j / n)[0]
+            shifted = raw_stamps(new, x, y, size, center=(x + i / n, y + j / n))[0]
             filtered = difference_psf(new_stamp, reference_stamp, *sky_variance, shifted, method)
             part = table[j::n, i::n]
             part[:] = filtered[: part.shape[0], : part.shape[1]]
@@ -83,7 +83,7 @@ def _difference_table(
 
 def centered_stamp(psf: Psf, x: float, y: float, size: int) -> Stamp:
     """The PSF of place (x, y) drawn on the central pixel of a stamp, not normalised."""
-    return raw_stamps(psf, x, y, size, center_x=x, center_y=y)[0]
+    return raw_stamps(psf, x, y, size, centered=True)[0]
 
 
 def _center_stamp(psf: Psf, size: int) -> Stamp:

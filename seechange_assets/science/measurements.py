@@ -120,20 +120,24 @@ def merged_thresholds(defaults: Thresholds, changes: Thresholds | None) -> dict[
 
 def _fit_columns(detections: Detections, difference: Difference, size_fwhm: float) -> dict[str, Any]:
     """PSF flux and position on the difference; rows keep the order of the detections."""
-    from seechange_assets.science.position_fit import fit_position_and_flux
+    from seechange_assets.science.psf_photometry import fit_position_and_flux
 
     found = detections.table
     x, y = np.asarray(found["x"], float), np.asarray(found["y"], float)
     size = 2 * int(np.ceil(size_fwhm * difference.psf.fwhm_px)) + 1
     variance = np.where(difference.flags == 0, np.square(difference.noise), np.inf)
     fit = fit_position_and_flux(difference.data, variance, difference.psf, x, y, size)
+    measured = np.isfinite(fit.flux) & (fit.flux_err > 0)
+    settled = measured & np.isfinite(fit.x_err) & np.isfinite(fit.y_err)
+    # Where the position did not settle, it is that of the detection, with the error of a matched filter.
+    position_err = difference.psf.fwhm_px / np.sqrt(8 * np.log(2)) / np.maximum(np.abs(fit.flux / fit.flux_err), 1.0)
     return {
         "detection": np.arange(len(found), dtype=np.int32),
         "x": fit.x,
         "y": fit.y,
-        "x_err": fit.x_err,
-        "y_err": fit.y_err,
-        "xy_cov": fit.xy_cov,
+        "x_err": np.where(settled, fit.x_err, position_err),
+        "y_err": np.where(settled, fit.y_err, position_err),
+        "xy_cov": np.where(settled, fit.xy_cov, 0.0),
         "flux_psf": fit.flux,
         "flux_psf_err": fit.flux_err,
         "snr": fit.flux / fit.flux_err,
@@ -141,7 +145,7 @@ def _fit_columns(detections: Detections, difference: Difference, size_fwhm: floa
         "score": np.asarray(found["score"], np.float32),
         "kind": np.asarray(found["kind"], "U13"),
         "distance_px": np.hypot(fit.x - x, fit.y - y),
-        "fit_failed": ~(np.isfinite(fit.flux) & np.isfinite(fit.x) & (fit.flux_err > 0)) * 1.0,
+        "fit_failed": np.where(settled, 0.0, np.where(measured, 0.5, 1.0)),
     }
 
 

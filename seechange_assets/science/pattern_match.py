@@ -103,7 +103,9 @@ def _neighbour_pairs(sources: Points, catalog: Points, reach: float) -> tuple[ND
     return i, j
 
 
-def _hypotheses(radius: float, max_rotation: float, max_scale_error: float, bin_size: float) -> list[tuple[float, float]]:
+def _hypotheses(
+    radius: float, max_rotation: float, max_scale_error: float, bin_size: float
+) -> list[tuple[float, float]]:
     """Rotations and scales spaced so that the outermost star moves one bin per step, nearest to (0, 1) first."""
     step = bin_size / max(radius, bin_size)
 

@@ -137,17 +137,21 @@ def constant_psf(stamp: ArrayLike, shape: tuple[int, int], fwhm_px: float) -> Ps
     return analytic_psf(stamp, shape, fwhm_px, 1, "pixels")
 
 
-def gaussian_psf(fwhm_px: float, shape: tuple[int, int], size: int | None = None) -> Psf:
+def gaussian_psf(
+    fwhm_px: float, shape: tuple[int, int], size: int | None = None, oversampling: int | None = None
+) -> Psf:
     """A round Gaussian of that FWHM in the image (pixel response included), ``size`` pixels wide."""
     sigma = fwhm_px / np.sqrt(8.0 * np.log(2.0))
-    oversampling, r2 = _radius_squared(fwhm_px, size)
+    oversampling, r2 = _radius_squared(fwhm_px, size, oversampling)
     return analytic_psf(np.exp(-0.5 * r2 / sigma**2), shape, fwhm_px, oversampling, "gaussian")
 
 
-def moffat_psf(fwhm_px: float, beta: float, shape: tuple[int, int], size: int | None = None) -> Psf:
+def moffat_psf(
+    fwhm_px: float, beta: float, shape: tuple[int, int], size: int | None = None, oversampling: int | None = None
+) -> Psf:
     """A round Moffat (1969) profile ``(1 + r²/α²)^-β`` of that FWHM in the image."""
     alpha = fwhm_px / (2.0 * np.sqrt(2.0 ** (1.0 / beta) - 1.0))
-    oversampling, r2 = _radius_squared(fwhm_px, size)
+    oversampling, r2 = _radius_squared(fwhm_px, size, oversampling)
     return analytic_psf((1.0 + r2 / alpha**2) ** -beta, shape, fwhm_px, oversampling, "moffat")
 
 
@@ -190,14 +194,14 @@ def default_size(fwhm_px: float) -> int:
     return max(2 * int(np.ceil(3.0 * fwhm_px)) + 1, 11)
 
 
-def _radius_squared(fwhm_px: float, size: int | None) -> tuple[int, FloatArray]:
+def _radius_squared(fwhm_px: float, size: int | None, oversampling: int | None) -> tuple[int, FloatArray]:
     """Oversampling and squared distance from the centre [pixel²] of each table entry."""
     if not np.isfinite(fwhm_px) or fwhm_px <= 0:
         raise ValueError(f"the FWHM of a PSF is a positive number of pixels, got {fwhm_px}")
     size = default_size(fwhm_px) if size is None else size
     if size % 2 != 1:
         raise ValueError(f"a PSF stamp has an odd size, got {size}")
-    oversampling = oversampling_for(fwhm_px)
+    oversampling = oversampling or oversampling_for(fwhm_px)
     half = (size // 2) * oversampling
     axis = np.arange(-half, half + 1) / oversampling
     return oversampling, axis[:, None] ** 2 + axis[None, :] ** 2

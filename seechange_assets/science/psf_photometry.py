@@ -69,7 +69,7 @@ def fit_flux(
     """
     x, y = _positions(x, y)
     out = np.full((3, x.size), np.nan)
-    for part in _chunks(x.size):
+    for part in chunks(x.size):
         center = _central_pixels(x[part], y[part])
         stamps = unit_stamps(psf, x[part], y[part], size, center)
         pixels, weights = gather(data, variance, *center, size)
@@ -90,7 +90,7 @@ def fit_position_and_flux(
     """
     x, y = _positions(x, y)
     out = np.full((8, x.size), np.nan)
-    for part in _chunks(x.size):
+    for part in chunks(x.size):
         out[:, part] = _fit_chunk(data, variance, psf, x[part], y[part], size)
     return PositionFit(*out)
 
@@ -120,7 +120,8 @@ def _positions(x: ArrayLike, y: ArrayLike) -> tuple[FloatArray, FloatArray]:
     return x, y
 
 
-def _chunks(n: int) -> list[slice]:
+def chunks(n: int) -> list[slice]:
+    """Slices that cover ``n`` sources, as many at a time as are rendered together."""
     return [slice(first, min(first + CHUNK, n)) for first in range(0, n, CHUNK)]
 
 

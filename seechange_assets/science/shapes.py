@@ -6,7 +6,7 @@ moments (Bernstein & Jarvis 2002, AJ 123, 583, section 3): the Gaussian that mat
 under its own weight.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
@@ -150,13 +150,70 @@ def _adaptive_sigma(data, rms, masked, x, y, start, gain):  # type: ignore[no-un
             return np.nan
         second = 0.5 * m2 / total
         inverse = 1.0 / second - 1.0 / (sigma * sigma)
-        if inverse <= 0.0:
-            new = 1.5 * sigma
-        else:
-            new = min(max(np.sqrt(1.0 / inverse), 0.67 * sigma), 1.5 * sigma)
+        # As wide as the window or wider than any Gaussian could look under it: try a wider one.
+        matched = 1.0 / np.sqrt(inverse) if inverse > 0.0 else np.inf
+        new = min(max(matched, 0.67 * sigma), 1.5 * sigma)
         if new > 6.0 * start or new < 0.25 * start:
             return np.nan
         if abs(new - sigma) < 1e-4 * sigma:
             return new
         sigma = new
     return sigma
+
+
+def phase_corrected(shapes: WindowedShapes, *, fwhm_px: float, beta: float, seeing_sigma_px: float) -> WindowedShapes:
+    """Take out what the pixel grid does to undersampled stars.
+
+    Below some 2.5 pixels of FWHM the sums over pixels depend on where in its pixel a star lies: windowed
+    positions are wrong by up to 0.04 pixel, sizes by some per cent. Noiseless stars of the mean profile at
+    a grid of phases give both errors; they fade for wider sources as the first alias of their light under the
+    window does, ``exp(-2 π² σ²)`` with ``1/σ² = 1/σ_source² + 1/σ_window²``.
+
+    Parameters
+    ----------
+    shapes : WindowedShapes
+    fwhm_px, beta : float
+        Moffat profile of the mean star in the image, pixel response included.
+    seeing_sigma_px : float
+        The width `shapes` were measured with.
+    """
+    bias = _phase_bias(fwhm_px, beta, seeing_sigma_px)
+    window2 = max(seeing_sigma_px, MIN_WINDOW_SIGMA_PX) ** 2
+    narrow = 1.0 / (1.0 / seeing_sigma_px**2 + 1.0 / window2)
+    own = 1.0 / (1.0 / np.nan_to_num(shapes.sigma_px, nan=seeing_sigma_px) ** 2 + 1.0 / window2)
+    share = np.exp(-2.0 * np.pi**2 * np.maximum(own - narrow, 0.0))
+    x, y, factor = shapes.x, shapes.y, np.ones(shapes.x.size)
+    # The bias belongs to the true phase; two rounds find it, as the bias is small.
+    for _ in range(2):
+        dx, dy, growth = _at_phase(bias, x, y)
+        x, y, factor = shapes.x - share * dx, shapes.y - share * dy, np.exp(-share * growth)
+    return replace(shapes, x=x, y=y, sigma_px=shapes.sigma_px * factor)
+
+
+def _phase_bias(fwhm_px: float, beta: float, seeing_sigma_px: float, n: int = 16) -> FloatArray:
+    """Errors of x, y and ln(sigma) ``(3, n, n)`` of noiseless stars at n x n phases [0, 1) from a pixel's centre."""
+    half = int(np.ceil(4.0 * fwhm_px)) + 2
+    side = 2 * half + 1
+    alpha2 = (0.5 * fwhm_px) ** 2 / (2.0 ** (1.0 / beta) - 1.0)
+    phase = np.arange(n) / n
+    axis = np.arange(-half, half + 1)[None, :] - phase[:, None]
+    r2 = axis[:, None, :, None] ** 2 + axis[None, :, None, :] ** 2
+    stars = (1.0 + r2 / alpha2) ** -beta
+    frame = stars.transpose(0, 2, 1, 3).reshape(n * side, n * side).astype(np.float32)
+    row, column = (index.ravel() for index in np.indices((n, n)))
+    y, x = row * side + half + phase[row], column * side + half + phase[column]
+    found = windowed_shapes(frame, np.full_like(frame, 1e-6), np.zeros(frame.shape, bool), x, y,
+                            seeing_sigma_px=seeing_sigma_px, gain=1e12)  # fmt: skip
+    log_sigma = np.log(found.sigma_px)
+    return np.nan_to_num(np.stack([found.x - x, found.y - y, log_sigma - np.nanmean(log_sigma)])).reshape(3, n, n)
+
+
+def _at_phase(bias: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
+    """Bilinear, periodic interpolation of the bias at the phases of x and y; zeros where those are NaN."""
+    n = bias.shape[-1]
+    u, v = (np.nan_to_num(a - np.floor(a)) * n for a in (x, y))
+    i, j = u.astype(int) % n, v.astype(int) % n
+    u, v = u - np.floor(u), v - np.floor(v)
+    low = bias[:, j, i] * (1 - u) + bias[:, j, (i + 1) % n] * u
+    high = bias[:, (j + 1) % n, i] * (1 - u) + bias[:, (j + 1) % n, (i + 1) % n] * u
+    return low * (1 - v) + high * v

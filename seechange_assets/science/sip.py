@@ -64,7 +64,9 @@ def monomials(points: NDArray, order: int, lowest: int = 0) -> NDArray[np.float6
 
 def _grid(shape: tuple[int, int]) -> tuple[NDArray, NDArray]:
     ny, nx = shape
-    y, x = np.meshgrid(np.linspace(-0.5, ny - 0.5, _GRID_STEPS), np.linspace(-0.5, nx - 0.5, _GRID_STEPS), indexing="ij")
+    y, x = np.meshgrid(
+        np.linspace(-0.5, ny - 0.5, _GRID_STEPS), np.linspace(-0.5, nx - 0.5, _GRID_STEPS), indexing="ij"
+    )
     return x.ravel(), y.ravel()
 
 
@@ -103,7 +105,9 @@ def _header(plane: TangentPlane, centre: NDArray, coefficients: NDArray, order: 
     return header
 
 
-def _write_polynomials(header: "Header", names: tuple[str, str], coefficients: NDArray, order: int, lowest: int) -> None:
+def _write_polynomials(
+    header: "Header", names: tuple[str, str], coefficients: NDArray, order: int, lowest: int
+) -> None:
     for name, column in zip(names, coefficients.T, strict=True):
         header[f"{name}_ORDER"] = order
         for (p, q), value in zip(powers(order, lowest), column, strict=True):

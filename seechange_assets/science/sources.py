@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from seechange_assets.errors import BadPixels
 from seechange_assets.products import Background, Flag, FloatImage, Image, Sources
 from seechange_assets.science.background import level_map, rms_map
-from seechange_assets.science.shapes import FWHM_PER_SIGMA, WindowedShapes, windowed_shapes
+from seechange_assets.science.shapes import FWHM_PER_SIGMA, WindowedShapes, phase_corrected, windowed_shapes
 from seechange_assets.science.stellar_locus import half_sample_mode, profile_fwhm, star_scores
 
 if TYPE_CHECKING:
@@ -29,8 +29,9 @@ MERGED, TRUNCATED, NO_CENTROID = 1, 2, 256
 KRON_FACTOR, KRON_MIN_RADIUS_FWHM, KRON_REACH = 2.5, 0.8, 6.0
 # Bright enough to tell the seeing, and what to assume before anything is known.
 SEEING_SNR = 20.0
-FIRST_GUESS_SIGMA_PX = 1.3
+FIRST_GUESS_SIGMA_PX, GUESS_RANGE_SIGMA_PX = 1.3, (0.6, 6.0)
 QUICK_LOOK_PX = 1024
+UNDERSAMPLED_FWHM_PX = 2.8
 
 FloatArray = NDArray[np.float64]
 
@@ -49,10 +50,11 @@ class _Pixels:
 
 @dataclass(frozen=True, slots=True)
 class _Seeing:
-    """The mean star: FWHM of its profile, and sigma of the Gaussian that matches it [pixel]."""
+    """The mean star: FWHM and exponent of its Moffat profile, and sigma of the Gaussian that matches it [pixel]."""
 
     fwhm_px: float
     sigma_px: float
+    beta: float = 3.0
 
 
 def extract_sources(
@@ -121,14 +123,19 @@ def _detected(
 ) -> tuple[NDArray[np.void], WindowedShapes, _Seeing]:
     """SEP's objects, their shapes, and the seeing: guessed from bright sources first, then measured on all."""
     bright = _quick_look(pixels)
-    guess = _Seeing(FIRST_GUESS_SIGMA_PX * FWHM_PER_SIGMA, FIRST_GUESS_SIGMA_PX)
+    isophotal = np.sqrt(np.median(bright["a"] * bright["b"])) if bright.size else FIRST_GUESS_SIGMA_PX
+    sigma_px = float(np.clip(isophotal, *GUESS_RANGE_SIGMA_PX))
+    guess = _Seeing(FWHM_PER_SIGMA * sigma_px, sigma_px)
     seeing = _measured_seeing(pixels, bright, _shapes(pixels, bright, guess.sigma_px), guess)
     kernel = matched_kernel(seeing.fwhm_px)
     # SEP compares with the noise of a single pixel; the filter lowers it by the root of the sum of squares.
     pixel_threshold = threshold * float(np.sqrt(np.sum(np.square(kernel))))
     found = _sep_extract(pixels, pixel_threshold, kernel, min_area_px, deblend_levels, deblend_contrast)
-    shapes = _shapes(pixels, found, seeing.sigma_px)
-    return found, shapes, _measured_seeing(pixels, found, shapes, seeing)
+    shapes, window = _shapes(pixels, found, seeing.sigma_px), seeing.sigma_px
+    seeing = _measured_seeing(pixels, found, shapes, seeing)
+    if found.size and seeing.fwhm_px < UNDERSAMPLED_FWHM_PX:
+        shapes = phase_corrected(shapes, fwhm_px=seeing.fwhm_px, beta=seeing.beta, seeing_sigma_px=window)
+    return found, shapes, seeing
 
 
 def matched_kernel(fwhm_px: float) -> FloatImage:
@@ -208,8 +215,10 @@ def _measured_seeing(
     stars = np.flatnonzero(bright & (np.abs(sizes - mode) < 0.1))
     stars = stars[np.argsort(-shapes.snr[stars], kind="stable")][:200]
     sigma_px = float(np.exp(np.median(sizes[stars])))
-    fwhm_px, _ = profile_fwhm(pixels.data, shapes.x[stars], shapes.y[stars], shapes.sigma_px[stars], pixels.masked)
-    return _Seeing(fwhm_px if np.isfinite(fwhm_px) else FWHM_PER_SIGMA * sigma_px, sigma_px)
+    fwhm_px, beta = profile_fwhm(pixels.data, shapes.x[stars], shapes.y[stars], shapes.sigma_px[stars], pixels.masked)
+    if not np.isfinite(fwhm_px):
+        return _Seeing(FWHM_PER_SIGMA * sigma_px, sigma_px)
+    return _Seeing(fwhm_px, sigma_px, beta)
 
 
 def _columns(

@@ -57,8 +57,9 @@ def measurements(ra, dec, flux=1000.0, is_bad=False, x=50.0, y=50.0) -> Measurem
         "ra_dec_cov": np.zeros(n), "flux_psf": flux, "flux_psf_err": err,
         "flux_aper": np.outer(flux, [0.8, 1.0]), "flux_aper_err": np.outer(err, [1.0, 1.5]),
         "mag": np.full(n, np.nan), "mag_err": np.full(n, np.nan), "snr": flux / err, "chi2": np.ones(n),
-        "score": flux / err, "fwhm_px": np.full(n, 2.5), "elongation": np.full(n, 1.1), "n_bad_pixels": np.zeros(n, int),
-        "kind": np.full(n, "point"), "is_bad": is_bad, "bad_reasons": np.where(is_bad, "negative_fraction", ""),
+        "score": flux / err, "fwhm_px": np.full(n, 2.5), "elongation": np.full(n, 1.1),
+        "n_bad_pixels": np.zeros(n, int), "kind": np.full(n, "point"),
+        "is_bad": is_bad, "bad_reasons": np.where(is_bad, "negative_fraction", ""),
     })  # fmt: skip
     return Measurements(table, (2.5, 5.0), ZP, 0.01)
 

@@ -28,7 +28,8 @@ def test_fluxes_are_unbiased_with_honest_errors():
     product = difference((440, 440), list(zip(x, y, flux, strict=True)), seed=4)
     table = force_photometry(product, at_pixels(product, x, y)).table
     pull = (table["flux_psf"] - flux) / table["flux_psf_err"]
-    assert abs(pull.mean()) < 0.25 and abs(pull.std() - 1) < 0.18
+    assert abs(pull.mean()) < 0.25
+    assert abs(pull.std() - 1) < 0.18
     assert np.abs(table["x"] - x).max() < 1e-6
 
 
@@ -65,5 +66,6 @@ def test_known_objects_are_measured_and_stored_once(database):
     with database.session() as session:
         rows = list(session.scalars(sa.select(ForcedPhotometryRow).order_by(ForcedPhotometryRow.flux_psf)))
         session.execute(sa.update(ObjectRow).values(is_bad=True))
-    assert len(rows) == 2 and rows[1].flux_psf == pytest.approx(5000, abs=200)
+    assert len(rows) == 2
+    assert rows[1].flux_psf == pytest.approx(5000, abs=200)
     assert len(force_at_objects(database, product, provenance_id=PROVENANCES["forced_photometry"]).table) == 0

@@ -75,10 +75,23 @@ def guess_from(header: Header, rng, offset_arcsec=0.0, rotation_deg=0.0, scale_e
 
 
 def make_info(guess: str, scale: float, **changes) -> ImageInfo:
-    values = dict(
-        exposure="test_20230225T000000", ccd="S1", instrument="test", field="f", filter="r", mjd=MJD, exptime_s=60.0, airmass=1.1,
-        target="", project="", gain=1.5, read_noise=5.0, saturation=6e4, pixel_scale_arcsec=scale, wcs_guess=guess,
-    )  # fmt: skip
+    values = {
+        "exposure": "test_20230225T000000",
+        "ccd": "S1",
+        "instrument": "test",
+        "field": "f",
+        "filter": "r",
+        "mjd": MJD,
+        "exptime_s": 60.0,
+        "airmass": 1.1,
+        "target": "",
+        "project": "",
+        "gain": 1.5,
+        "read_noise": 5.0,
+        "saturation": 6e4,
+        "pixel_scale_arcsec": scale,
+        "wcs_guess": guess,
+    }
     return ImageInfo(**(values | changes))
 
 
@@ -88,11 +101,21 @@ def make_sources(x, y, error, flux, snr, **columns) -> Sources:
     order = np.argsort(-flux, kind="stable")
     table = Table(
         {
-            "x": x, "y": y, "x_err": error, "y_err": error, "flux_auto": flux, "flux_auto_err": flux / snr,
-            "snr": snr, "fwhm_px": np.full(n, 3.0), "image_flags": np.zeros(n, np.uint16),
-            "extraction_flags": np.zeros(n, np.int16), "star_score": np.ones(n, np.float32),
-            "is_good": np.ones(n, bool), "is_star": np.ones(n, bool), **columns,
-        }  # fmt: skip
+            "x": x,
+            "y": y,
+            "x_err": error,
+            "y_err": error,
+            "flux_auto": flux,
+            "flux_auto_err": flux / snr,
+            "snr": snr,
+            "fwhm_px": np.full(n, 3.0),
+            "image_flags": np.zeros(n, np.uint16),
+            "extraction_flags": np.zeros(n, np.int16),
+            "star_score": np.ones(n, np.float32),
+            "is_good": np.ones(n, bool),
+            "is_star": np.ones(n, bool),
+            **columns,
+        }
     )
     return Sources(table[order], (3.0, 6.0), 3.0)
 
@@ -134,7 +157,9 @@ def make_field(
     mag_c = np.r_[mag[:n_common], 12.0 + 9.0 * rng.power(2.5, n_only_catalog)]
     sky = np.stack(wcs.all_pix2world(xc, yc, 0), axis=-1)
     catalog = make_catalog(sky, mag_c, rng, proper_motion_mas)
-    guess = guess_from(truth, rng, offset_arcsec, rotation_deg * rng.choice([-1, 1]), scale_error * rng.choice([-1, 1]), mirrored)
+    guess = guess_from(
+        truth, rng, offset_arcsec, rotation_deg * rng.choice([-1, 1]), scale_error * rng.choice([-1, 1]), mirrored
+    )
     return StarField(sources, make_info(header_text(guess), scale), shape, catalog, truth)
 
 
@@ -148,10 +173,19 @@ def make_catalog(sky, mag, rng, proper_motion_mas=10.0, color=None) -> SkyCatalo
     color = rng.uniform(0.6, 2.0, n) if color is None else color
     table = Table(
         {
-            "ra": ra % 360.0, "dec": dec, "ra_err": np.full(n, 0.1), "dec_err": np.full(n, 0.1),
-            "pm_ra": pm[:, 0], "pm_dec": pm[:, 1], "parallax": np.full(n, np.nan),
-            "mag_g": mag, "mag_bp": mag + 0.4 * color, "mag_rp": mag - 0.6 * color,
-            "mag_g_err": np.full(n, 0.003), "mag_bp_err": np.full(n, 0.01), "mag_rp_err": np.full(n, 0.01),
-        }  # fmt: skip
+            "ra": ra % 360.0,
+            "dec": dec,
+            "ra_err": np.full(n, 0.1),
+            "dec_err": np.full(n, 0.1),
+            "pm_ra": pm[:, 0],
+            "pm_dec": pm[:, 1],
+            "parallax": np.full(n, np.nan),
+            "mag_g": mag,
+            "mag_bp": mag + 0.4 * color,
+            "mag_rp": mag - 0.6 * color,
+            "mag_g_err": np.full(n, 0.003),
+            "mag_bp_err": np.full(n, 0.01),
+            "mag_rp_err": np.full(n, 0.01),
+        }
     )
     return SkyCatalog(table, EPOCH_YR, "synthetic-0123456789")

@@ -1,0 +1,280 @@
+"""Zero point, aperture corrections and depth of one image from the stars its WCS matched to Gaia."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seechange_assets.errors import TooFewStars
+from seechange_assets.products import Background, ImageInfo, Psf, Sources, Wcs, ZeroPoint
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+GaiaMagnitude = Callable[[str, NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
+
+MAG_PER_RELATIVE_FLUX = 2.5 / np.log(10.0)
+_ROUNDS = 30
+_HUBER = 1.345
+_MIN_APERTURE_STARS = 10
+# Gaia magnitudes without a stated error.
+_UNKNOWN_ERROR_MAG = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class _Stars:
+    """Candidates for the fit: row in `Sources`, magnitudes, BP-RP, error of the difference [mag]."""
+
+    row: NDArray
+    catalog: NDArray
+    instrumental: NDArray
+    color: NDArray
+    error: NDArray
+
+
+def calibrate_photometry(
+    image_info: ImageInfo,
+    sources: Sources,
+    psf: Psf,
+    background: Background,
+    wcs: Wcs,
+    gaia_magnitude: GaiaMagnitude,
+    *,
+    min_stars: int = 10,
+    match_radius_arcsec: float = 1.0,
+    min_snr: float = 10.0,
+    min_color: float = 0.5,
+    max_color: float = 3.0,
+    fit_color_term: bool = False,
+    color_pivot: float = 0.8,
+    clip_sigma: float = 4.0,
+    error_floor_mag: float = 0.001,
+    min_aperture_snr: float = 50.0,
+    limit_sigma: float = 5.0,
+) -> ZeroPoint:
+    """Calibrate PSF fluxes to AB magnitudes.
+
+    A Huber M-estimate with clipping: weights are the inverse of the measured variance plus the
+    extra variance the stars show (flat-field, variability, colours), so a few very bright
+    stars do not decide alone. The error of the zero point is the sandwich estimate from the
+    residuals themselves, with a floor.
+
+    Parameters
+    ----------
+    image_info : ImageInfo
+        Gives filter, gain and name.
+    sources, psf, background, wcs
+        The image's products; fluxes are ``psf.photometry`` for the pairs in ``wcs.matches``.
+    gaia_magnitude : callable
+        ``(filter, mag_g, bp_rp) -> AB magnitude`` of the instrument.
+    min_stars : int
+        Fewest stars in the fit.
+    match_radius_arcsec : float
+        Largest distance of a star from its catalogue entry.
+    min_snr : float
+        Lowest signal-to-noise of a PSF flux.
+    min_color, max_color : float
+        Range of BP-RP; stars without a colour stay if the transform gives them a magnitude.
+    fit_color_term, color_pivot : bool, float
+        Fit ``zp + color_term * (BP-RP - color_pivot)``.
+    clip_sigma : float
+        Stars beyond this many robust standard deviations leave the fit.
+    error_floor_mag : float
+        Added to ``zp_err`` in quadrature.
+    min_aperture_snr : float
+        Stars below this signal-to-noise do not enter the aperture corrections.
+    limit_sigma : float
+        Significance of a point source at ``limiting_magnitude``.
+
+    Returns
+    -------
+    ZeroPoint
+
+    Raises
+    ------
+    TooFewStars
+        Fewer than `min_stars` stars before or after clipping.
+    """
+    stars = _calibration_stars(
+        image_info,
+        sources,
+        psf,
+        wcs,
+        gaia_magnitude,
+        match_radius_arcsec,
+        min_snr,
+        (min_color, max_color),
+        fit_color_term,
+    )
+    step = f"zero point of {image_info.exposure} {image_info.ccd}"
+    if len(stars.row) < min_stars:
+        raise TooFewStars(step, len(stars.row), min_stars, _advice(wcs, image_info))
+    offset = stars.color - color_pivot if fit_color_term else None
+    fit = _robust_line(stars.catalog - stars.instrumental, stars.error, offset, clip_sigma)
+    n_used = int(fit.used.sum())
+    if n_used < min_stars:
+        raise TooFewStars(
+            step, n_used, min_stars, f"{len(stars.row) - n_used} others disagree by {clip_sigma:g} sigma."
+        )
+    return ZeroPoint(
+        zp=fit.constant,
+        zp_err=float(np.hypot(fit.constant_err, error_floor_mag)),
+        scatter=fit.scatter,
+        color_term=fit.slope,
+        n_stars=n_used,
+        aperture_radii_px=tuple(float(radius) for radius in sources.aperture_radii_px),
+        aperture_corrections=aperture_corrections(sources, psf, min_aperture_snr),
+        limiting_magnitude=fit.constant - 2.5 * np.log10(limiting_flux(image_info, psf, background, limit_sigma)),
+        stars=_star_table(stars, fit),
+    )
+
+
+def aperture_corrections(sources: Sources, psf: Psf, min_snr: float) -> tuple[float, ...]:
+    """Magnitudes to add to each aperture magnitude to reach the PSF-flux system.
+
+    The median over bright, single stars of ``mag_psf - mag_aper``; the best ten serve where fewer
+    reach `min_snr`. NaN where no star has both fluxes.
+    """
+    table = sources.table
+    aperture = np.asarray(table["flux_aper"], float).reshape(len(table), -1)
+    flux = np.asarray(psf.photometry["flux_psf"], float)
+    snr = _ratio(flux, np.asarray(psf.photometry["flux_psf_err"], float))
+    single = np.asarray(table["is_good"], bool) & (np.asarray(table["extraction_flags"]) == 0) & (snr > 0)
+    stars = single & np.asarray(table["is_star"], bool)
+    for candidates in (stars, single):
+        rows = np.flatnonzero(candidates)
+        rows = rows[np.argsort(-snr[rows], kind="stable")]
+        n = max(int((snr[rows] >= min_snr).sum()), min(_MIN_APERTURE_STARS, len(rows)))
+        if n >= 3:
+            return tuple(_median_difference(flux[rows[:n]], column[rows[:n]]) for column in aperture.T)
+    return (float("nan"),) * aperture.shape[1]
+
+
+def limiting_flux(info: ImageInfo, psf: Psf, background: Background, significance: float) -> float:
+    """Flux [ADU] of a point source at that significance, optimally measured at the image centre.
+
+    Variance ``rms^2 A + F / gain`` with A the PSF's effective area, solved for F (King 1983, PASP 95, 163).
+    """
+    from seechange_assets.science.psf import effective_area, render
+
+    ny, nx = psf.shape
+    area = effective_area(render(psf, [(nx - 1) / 2.0], [(ny - 1) / 2.0])[0])
+    sky = background.rms**2 * area
+    poisson = significance**2 / info.gain if np.isfinite(info.gain) and info.gain > 0 else 0.0
+    return float(0.5 * (poisson + np.sqrt(poisson**2 + 4.0 * significance**2 * sky)))
+
+
+def _calibration_stars(
+    info: ImageInfo,
+    sources: Sources,
+    psf: Psf,
+    wcs: Wcs,
+    gaia_magnitude: GaiaMagnitude,
+    radius_arcsec: float,
+    min_snr: float,
+    colors: tuple[float, float],
+    needs_color: bool,
+) -> _Stars:
+    """Matched good sources with a usable flux, colour and catalogue magnitude."""
+    matches = wcs.matches
+    rows = np.asarray(matches["source"], int)
+    flux = np.asarray(psf.photometry["flux_psf"], float)[rows]
+    flux_err = np.asarray(psf.photometry["flux_psf_err"], float)[rows]
+    mag_g = np.asarray(matches["mag_g"], float)
+    color = np.asarray(matches["mag_bp"], float) - np.asarray(matches["mag_rp"], float)
+    mag_g_err = np.asarray(matches["mag_g_err"], float)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        catalog = np.asarray(gaia_magnitude(info.filter, mag_g, color), float)
+        instrumental = -2.5 * np.log10(flux)
+        distance = np.hypot(np.asarray(matches["d_ra_mas"], float), np.asarray(matches["d_dec_mas"], float)) / 1000.0
+        usable = np.asarray(sources.table["is_good"], bool)[rows] & (distance <= radius_arcsec)
+        usable &= (_ratio(flux, flux_err) >= min_snr) & np.isfinite(catalog) & np.isfinite(instrumental)
+        in_range = (color >= colors[0]) & (color <= colors[1])
+        usable &= in_range if needs_color else in_range | np.isnan(color)
+        error = np.hypot(
+            MAG_PER_RELATIVE_FLUX * flux_err / flux, np.where(np.isfinite(mag_g_err), mag_g_err, _UNKNOWN_ERROR_MAG)
+        )
+    return _Stars(rows[usable], catalog[usable], instrumental[usable], color[usable], error[usable])
+
+
+def _advice(wcs: Wcs, info: ImageInfo) -> str:
+    """Why there may be too few, from what the matches show."""
+    matches = wcs.matches
+    with_color = int(np.sum(np.isfinite(np.asarray(matches["mag_bp"], float) - np.asarray(matches["mag_rp"], float))))
+    return f"{len(matches)} sources match the catalogue, {with_color} of them with a colour (filter {info.filter})."
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A robust constant, with a slope if asked for."""
+
+    constant: float
+    constant_err: float
+    slope: float
+    scatter: float
+    residual: NDArray
+    used: NDArray
+
+
+def _robust_line(values: NDArray, error: NDArray, offset: NDArray | None, clip_sigma: float) -> _Line:
+    """Huber M-estimate of ``constant + slope * offset`` with an extra variance common to all stars.
+
+    The covariance is the sandwich ``B^-1 (sum w^2 r^2 x x^T) B^-1`` (Huber 1967): it holds even where
+    the stated errors do not.
+    """
+    columns = [np.ones_like(values)] if offset is None else [np.ones_like(values), offset]
+    design = np.stack(columns, axis=1)
+    used = np.ones(len(values), bool)
+    residual = values - np.median(values)
+    for _ in range(_ROUNDS):
+        spread = 1.4826 * np.median(np.abs(residual[used] - np.median(residual[used])))
+        extra = max(spread**2 - float(np.median(error[used] ** 2)), 0.0)
+        sigma = np.sqrt(error**2 + extra + 1e-12)
+        size = np.abs(residual) / sigma
+        weight = used * np.minimum(1.0, _HUBER / np.maximum(size, 1e-12)) / sigma**2
+        normal = design.T @ (weight[:, None] * design)
+        solution = np.linalg.solve(normal, design.T @ (weight * values))
+        residual = values - design @ solution
+        normalised = np.abs(residual) / sigma
+        keep = normalised <= clip_sigma * max(1.4826 * float(np.median(normalised[used])), 1e-6)
+        if np.array_equal(keep, used):
+            break
+        used = keep
+    n = int(used.sum())
+    pulls = (weight * residual)[:, None] * design
+    bread = np.linalg.inv(normal)
+    covariance = bread @ (pulls[used].T @ pulls[used]) @ bread * (n / max(n - design.shape[1], 1))
+    slope = float(solution[1]) if offset is not None else 0.0
+    scatter = float(1.4826 * np.median(np.abs(residual[used])))
+    return _Line(float(solution[0]), float(np.sqrt(covariance[0, 0])), slope, scatter, residual, used)
+
+
+def _star_table(stars: _Stars, fit: _Line) -> "Table":
+    from astropy.table import Table
+
+    return Table(
+        {
+            "source": stars.row.astype(np.int32),
+            "mag_catalog": stars.catalog.astype(np.float32),
+            "mag_instrumental": stars.instrumental.astype(np.float32),
+            "color": stars.color.astype(np.float32),
+            "residual": fit.residual.astype(np.float32),
+            "used": fit.used,
+        }
+    )
+
+
+def _median_difference(flux: NDArray, aperture: NDArray) -> float:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        difference = -2.5 * np.log10(flux / aperture)
+    difference = difference[np.isfinite(difference)]
+    return float(np.median(difference)) if len(difference) >= 3 else float("nan")
+
+
+def _ratio(flux: NDArray, error: NDArray) -> NDArray[np.float64]:
+    """Signal-to-noise; 0 where it is not known."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = flux / error
+    return np.where(np.isfinite(ratio) & (error > 0), ratio, 0.0)

@@ -1,0 +1,121 @@
+import os
+
+import dagster as dg
+import pytest
+import sqlalchemy
+import yaml
+
+from resources.dagster_storage import DAGSTER_VERSION, pooled_engine
+from resources.services import dagster_ui, postgres
+from resources.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def instance(postgres_url, tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    settings = Settings.from_environment({"SEECHANGE_HOME": str(home), "SEECHANGE_MAX_RUNS": "3"})
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("SEECHANGE_POSTGRES_URL", postgres_url)
+        with dg.DagsterInstance.from_config(str(dagster_ui.prepare_home(settings))) as instance:
+            yield instance
+
+
+@dg.asset
+def number() -> int:
+    return 1
+
+
+@dg.asset
+def double(number: int) -> int:
+    return 2 * number
+
+
+def engines(instance):
+    storages = (instance._run_storage, instance._event_storage, instance._schedule_storage)
+    return [storage._engine for storage in storages]
+
+
+def test_the_private_names_are_those_of_the_pinned_version():
+    assert dg.__version__.startswith(f"{DAGSTER_VERSION}.")
+
+
+def test_the_pool_is_in_use(instance):
+    """A run of two assets checks connections out many times and opens very few."""
+    opened, used = [], []
+    for engine in engines(instance):
+        assert isinstance(engine.pool, sqlalchemy.QueuePool)
+        sqlalchemy.event.listen(engine, "connect", lambda *_: opened.append(1))
+        sqlalchemy.event.listen(engine, "checkout", lambda *_: used.append(1))
+    assert dg.materialize([number, double], instance=instance, resources={"io_manager": dg.mem_io_manager}).success
+    assert len(used) > 20
+    assert len(opened) <= 6
+
+
+def test_a_table_is_asked_for_once(instance):
+    storage, queries = instance._event_storage, []
+    assert storage.has_table("dynamic_partitions")
+    sqlalchemy.event.listen(storage._engine, "before_cursor_execute", lambda *_: queries.append(1))
+    assert storage.has_table("dynamic_partitions")
+    assert queries == []
+    assert not storage.has_table("no_such_table")
+
+
+def test_the_rendered_instance_is_the_template_with_our_numbers(instance):
+    assert instance.get_concurrency_config().run_queue_config.max_concurrent_runs == 3
+    assert instance.run_coordinator.dequeue_interval_seconds == 1
+    assert type(instance.run_launcher).__name__ == "DefaultRunLauncher"
+    assert type(instance.compute_log_manager).__name__ == "NoOpComputeLogManager"
+    assert instance.run_monitoring_enabled
+    assert not instance.run_retries_enabled
+    assert not instance.telemetry_enabled
+    assert not instance.nux_enabled
+
+
+def test_the_committed_template_is_loadable_yaml():
+    from resources.settings import project_root
+
+    template = yaml.safe_load((project_root() / "dagster_home" / "dagster.yaml").read_text())
+    assert template["storage"]["custom"]["class"] == "SeeChangeDagsterStorage"
+
+
+def test_an_orphaned_run_is_closed_and_others_are_not(instance, postgres_url, monkeypatch):
+    from dagster._core.storage.tags import GRPC_INFO_TAG
+
+    monkeypatch.setenv("SEECHANGE_POSTGRES_URL", postgres_url)
+    job = dg.Definitions(assets=[number]).resolve_implicit_global_asset_job_def()
+    launched, by_hand = (
+        instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=tags)
+        for tags in ({GRPC_INFO_TAG: "{}"}, {})
+    )
+    home = os.path.dirname(instance.root_directory)
+    closed = dagster_ui.close_orphaned_runs(Settings.from_environment({"SEECHANGE_HOME": home}))
+    assert closed == [launched.run_id]
+    assert instance.get_run_by_id(launched.run_id).status is dg.DagsterRunStatus.FAILURE
+    assert instance.get_run_by_id(by_hand.run_id).status is dg.DagsterRunStatus.STARTED
+
+
+def test_the_embedded_server_is_started_for_an_instance_that_needs_it(short_home):
+    settings = Settings.from_environment({"SEECHANGE_HOME": str(short_home)})
+    with dg.DagsterInstance.from_config(str(dagster_ui.prepare_home(settings))) as instance:
+        assert instance.get_runs() == []
+        assert postgres.find(short_home) is not None
+        assert settings.dagster_url == instance._run_storage.postgres_url
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_worker_gets_a_connection_of_its_own(postgres_url):
+    engine = pooled_engine(postgres_url)
+    backend = sqlalchemy.text("select pg_backend_pid()")
+    with engine.connect() as connection:
+        ours = connection.scalar(backend)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with engine.connect() as connection:
+            os.write(writing, str(connection.scalar(backend)).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert int(os.read(reading, 20)) != ours
+    with engine.connect() as connection:
+        assert connection.scalar(backend) == ours
+    engine.dispose()
