@@ -19,7 +19,6 @@ from seechange_assets.provenance import SHORT_LENGTH
 from sql.models import ExposureRow, RejectedFileRow
 from sql.sky import healpix_of
 
-
 _REGISTRATION_LOCK = 7316
 
 

@@ -1,5 +1,6 @@
 """Inputs that the data choose: masters by date, images for a reference, the reference of an image."""
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +44,9 @@ class CalibratedImage:
 
 class SurveyStore(ProductStore):
     """A `ProductStore` that also finds what the data choose."""
+
+    #: The reference used last: the steps of one run ask for the same one several times.
+    _reference: tuple[str, Reference] | None = None
 
     def calibration_frames(self, calibration: str, kind: str) -> Sequence[str]:
         """Keys of the exposures of one kind in a calibration run (a night), in time order."""
@@ -113,15 +117,15 @@ class SurveyStore(ProductStore):
         Raises
         ------
         ReferenceNotFound
-            When fewer than ``selection.min_number`` images qualify.
+            When fewer than ``selection.min_images`` images qualify.
         """
         exposures = [exposure for _, exposure in self.reference_candidates(selection, partition)]
-        if len(exposures) < selection.min_number:
+        if len(exposures) < selection.min_images:
             raise ReferenceNotFound(
                 f"{partition.key} CCD {partition.ccd}: {len(exposures)} images qualify for the reference, "
-                f"{selection.min_number} are needed"
+                f"{selection.min_images} are needed"
             )
-        return [self._calibrated(exposure, partition.ccd) for exposure in exposures[: selection.max_number]]
+        return [self._calibrated(exposure, partition.ccd) for exposure in exposures[: selection.max_images]]
 
     def find_reference(
         self, info: ImageInfo, wcs: Wcs, shape: tuple[int, int], min_overlap: float
@@ -147,13 +151,27 @@ class SurveyStore(ProductStore):
         covering = [row for row in rows if overlap_fraction(footprint, row.corners) >= min_overlap]
         for row in covering:
             if info.exposure not in row.members:
-                return str(row.id), self.load_row(row)
+                return str(row.id), self.reference(str(row.id))
         if covering:
-            raise ReferenceNotFound(f"{info.exposure} CCD {info.ccd} is itself part of its reference {covering[0].partition}")
+            raise ReferenceNotFound(
+                f"{info.exposure} CCD {info.ccd} is itself part of its reference {covering[0].partition}"
+            )
         raise ReferenceNotFound(
             f"no reference in {info.filter} covers {min_overlap:.0%} of {info.exposure} CCD {info.ccd}",
             waits_for=f"reference/{info.filter}/{info.ccd}",
         )
+
+    def reference(self, row_id: str) -> Reference:
+        """The reference of a row, as recorded in the difference made with it."""
+        if self._reference is None or self._reference[0] != row_id:
+            with self.database.session() as session:
+                row = session.get(ReferenceRow, uuid.UUID(row_id))
+            if row is None:
+                raise ReferenceNotFound(
+                    f"reference {row_id} is not in the database any more; make the difference again"
+                )
+            self._reference = (row_id, self.load_row(row))
+        return self._reference[1]
 
     def _calibrated(self, exposure: str, ccd: str) -> CalibratedImage:
         partition = Partition(exposure, ccd)

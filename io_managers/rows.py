@@ -21,7 +21,12 @@ def _image_columns(info: p.ImageInfo) -> Columns:
 def _footprint(header: str, shape: tuple[int, int]) -> Columns:
     """Centre, corners and HEALPix index of an image with this WCS."""
     ra, dec, corners = polygon_of(p.wcs_from_text(header), shape)
-    return {"ra_deg": ra, "dec_deg": dec, "corners": {"ra": corners[0], "dec": corners[1]}, "healpix": healpix_of(ra, dec)}
+    return {
+        "ra_deg": ra,
+        "dec_deg": dec,
+        "corners": {"ra": corners[0], "dec": corners[1]},
+        "healpix": healpix_of(ra, dec),
+    }
 
 
 def _master(m: p.Master) -> Columns:

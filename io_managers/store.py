@@ -25,7 +25,7 @@ from seechange_assets.errors import ArchiveError, ProductNotFound
 from seechange_assets.names import checked_name
 from seechange_assets.partitions import Partition
 from seechange_assets.products import plain
-from seechange_assets.provenance import SHORT_LENGTH, Recipes
+from seechange_assets.provenance import Recipes
 from sql.base import ProductRow, deterministic_id
 from sql.models import PRODUCT_ROWS, ExposureRow, ProvenanceRow, ProvenanceTagRow, ProvenanceUpstreamRow, ReportRow
 
@@ -53,7 +53,7 @@ class ProductStore:
     def path(self, product: str, partition: Partition) -> str:
         """Path of a product in the archive, relative to its root."""
         checked_name(partition.key, "partition")
-        folder = _SHARED_FOLDERS.get(product) or self._night(partition.key)
+        folder = _SHARED_FOLDERS.get(product) or self.night(partition.key)
         name = f"{product}.{self.recipes[product].short_id}.fits"
         return f"{self.instrument}/{folder}/{partition.key}/{checked_name(partition.ccd, 'ccd')}/{name}"
 
@@ -137,7 +137,9 @@ class ProductStore:
         """Identifier of a product's row: the same on every rerun."""
         return deterministic_id(product, self.recipes[product].id, partition.key, partition.ccd)
 
-    def report(self, step: str, partition: Partition, *, outcome: str, error: BaseException | None, **numbers: Any) -> None:
+    def report(
+        self, step: str, partition: Partition, *, outcome: str, error: BaseException | None, **numbers: Any
+    ) -> None:
         """Record how the newest attempt at a step ended (one row per step and partition)."""
         values = numbers | {
             "partition": partition.key,
@@ -171,7 +173,8 @@ class ProductStore:
         _register_recipes(self)
 
     @functools.lru_cache(maxsize=4096)  # noqa: B019  (one store per process)
-    def _night(self, exposure: str) -> str:
+    def night(self, exposure: str) -> str:
+        """Night of a registered exposure, ``YYYYMMDD``."""
         with self.database.session() as session:
             night = session.scalar(sa.select(ExposureRow.night).where(ExposureRow.key == exposure))
         if night is None:

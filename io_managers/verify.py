@@ -1,4 +1,4 @@
-"""Does the archive hold exactly what the rows say?"""
+"""Compare the archive with the rows, both ways."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

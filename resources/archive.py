@@ -51,7 +51,7 @@ class Archive:
             writer(temporary)
             sha256, n_bytes = file_digest(temporary), temporary.stat().st_size
             _sync(temporary)
-            os.replace(temporary, target)
+            temporary.replace(target)
             _sync(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
@@ -69,7 +69,9 @@ class Archive:
         checked_path(path)
         if self._is_local:
             if not Path(self.root, path).is_file():
-                raise ArchiveError(f"{path} is missing from the archive {self.root}; `seechange verify` lists all that is")
+                raise ArchiveError(
+                    f"{path} is missing from the archive {self.root}; `seechange verify` lists all that is"
+                )
             yield Path(self.root, path)
             return
         with tempfile.TemporaryDirectory() as folder:
@@ -127,7 +129,7 @@ def checked_path(path: str) -> str:
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file, as hexadecimal text."""
-    with open(path, "rb") as stream:
+    with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

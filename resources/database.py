@@ -51,7 +51,9 @@ class Database:
                 yield session
         except OperationalError as error:
             if error.connection_invalidated or "connect" in str(error.orig).lower():
-                raise ServiceUnavailable(f"Postgres does not answer ({_first_line(error.orig)}); run `seechange up`") from error
+                raise ServiceUnavailable(
+                    f"Postgres does not answer ({_first_line(error.orig)}); run `seechange up`"
+                ) from error
             raise
 
     def upgrade(self, revision: str = "head") -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-# The hash of the product made last: the materialization and its row both need it.
-_latest: tuple[Any, str] = (None, "")
+# The product made last and its hash: the materialization and its row both need it.
+_latest: dict[str, Any] = {"product": None, "hash": ""}
 
 
 def content_hash(product: Any) -> str:
@@ -17,14 +17,13 @@ def content_hash(product: Any) -> str:
 
     It is the `DataVersion` of the materialization: equal content makes nothing stale.
     """
-    global _latest
-    if _latest[0] is not product:
+    if _latest["product"] is not product:
         digest = hashlib.sha256()
         for name, value in leaves(product):
             digest.update(name.encode())
             digest.update(_content(value))
-        _latest = (product, digest.hexdigest())
-    return _latest[1]
+        _latest.update(product=product, hash=digest.hexdigest())
+    return str(_latest["hash"])
 
 
 def freeze(product: Any) -> Any:

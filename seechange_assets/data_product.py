@@ -47,14 +47,11 @@ def data_product(
         PARAMETER_MODELS[parameters.process] = parameters
         wanted = inspect.signature(function).parameters
 
-        def compute(context: dg.AssetExecutionContext, **inputs: Any) -> Iterator[dg.MaterializeResult]:
+        def compute(context: dg.AssetExecutionContext, **given: Any) -> Iterator[dg.MaterializeResult]:
             partition = Partition.of(context)
-            if "parameters" in wanted:
-                inputs["parameters"] = context.resources.recipes.parameters(name)
-            if "partition" in wanted:
-                inputs["partition"] = partition
-            with _Attempt(context, name, partition, may_wait) as attempt:
-                product = freeze(function(**inputs))
+            given |= {"parameters": given["recipes"].parameters(name), "partition": partition}
+            with _Attempt(context, given["store"], name, partition, may_wait) as attempt:
+                product = freeze(function(**{key: given[key] for key in wanted}))
             if attempt.finished:
                 yield _result(product, checks, attempt)
 
@@ -65,7 +62,6 @@ def data_product(
             description=inspect.getdoc(function),
             deps=deps,
             io_manager_key="archive",
-            required_resource_keys={"recipes", "store"},
             output_required=not may_wait,
             check_specs=[check.spec(name) for check in checks],
         )(compute)
@@ -76,8 +72,11 @@ def data_product(
 class _Attempt:
     """Time one computation; record and translate how it ended."""
 
-    def __init__(self, context: dg.AssetExecutionContext, name: str, partition: Partition, may_wait: bool) -> None:
-        self._context, self._name, self._partition, self._may_wait = context, name, partition, may_wait
+    def __init__(
+        self, context: dg.AssetExecutionContext, store: Any, name: str, partition: Partition, may_wait: bool
+    ) -> None:
+        self._context, self._store = context, store
+        self._name, self._partition, self._may_wait = name, partition, may_wait
         self.finished = False
 
     def __enter__(self) -> "_Attempt":
@@ -93,7 +92,7 @@ class _Attempt:
             return False
         if isinstance(error, RetriableError) and self._may_wait:
             self._record("waiting", error)
-            self._context.log.warning(f"{self._name} waits: {error}")
+            self._context.log.warning("%s waits: %s", self._name, error)
             return True
         if isinstance(error, Exception):
             self._record("failed", error)
@@ -103,7 +102,7 @@ class _Attempt:
         return False
 
     def _record(self, outcome: str, error: BaseException | None) -> None:
-        self._context.resources.store.report(
+        self._store.report(
             self._name,
             self._partition,
             outcome=outcome,
@@ -135,11 +134,12 @@ def _result(product: Any, checks: Sequence[ProductCheck], attempt: _Attempt) -> 
 
 
 def _dagster_signature(wanted: Any) -> inspect.Signature:
-    """The function's inputs and resources, with the context in front."""
-    own = [p for p in wanted.values() if p.name not in ("parameters", "partition")]
-    inputs = [p.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=_dagster_type(p)) for p in own]
-    context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return inspect.Signature([context, *inputs])
+    """The context, the function's inputs and resources, and the two resources every asset needs."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    own = [p for p in wanted.values() if p.name not in ("parameters", "partition", "recipes", "store")]
+    inputs = [p.replace(kind=kind, annotation=_dagster_type(p)) for p in own]
+    always = [inspect.Parameter(name, kind, annotation=dg.ResourceParam[Any]) for name in ("recipes", "store")]
+    return inspect.Signature([inspect.Parameter("context", kind), *inputs, *always])
 
 
 def _dagster_type(parameter: inspect.Parameter) -> Any:

@@ -16,7 +16,5 @@ def checked_name(name: str, what: str = "name") -> str:
         With the offending name, shortened and escaped.
     """
     if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name) or set(name) == {"."}:
-        raise InvalidName(
-            f"{what} {str(name)[:60]!r} is not allowed: use 1 to 80 of the characters A-Z a-z 0-9 _ . -"
-        )
+        raise InvalidName(f"{what} {str(name)[:60]!r} is not allowed: use 1 to 80 of the characters A-Z a-z 0-9 _ . -")
     return name

@@ -65,7 +65,9 @@ class Parameters(pydantic.BaseModel):
         overrides = dict(overrides or {})
         for name in overrides:
             if name not in cls.model_fields:
-                raise ParameterError(unknown_name(f"{cls.process}.{name}", [f"{cls.process}.{n}" for n in cls.model_fields], source))
+                raise ParameterError(
+                    unknown_name(f"{cls.process}.{name}", [f"{cls.process}.{n}" for n in cls.model_fields], source)
+                )
         try:
             return cls(**overrides)
         except pydantic.ValidationError as error:

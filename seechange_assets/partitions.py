@@ -1,5 +1,6 @@
 """How products are partitioned, and which partitions of one asset feed another."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,9 @@ def by_ccd(other: dg.PartitionsDefinition, dimension: str, ccds: Sequence[str]) 
 
 def same_ccd() -> dg.PartitionMapping:
     """Every partition of the same CCD: the data decide which of them is used."""
-    return dg.MultiPartitionMapping({"ccd": dg.DimensionPartitionMapping("ccd", dg.IdentityPartitionMapping())})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # the minor version is pinned
+        return dg.MultiPartitionMapping({"ccd": dg.DimensionPartitionMapping("ccd", dg.IdentityPartitionMapping())})
 
 
 def on_same_ccd(*assets: str) -> list[dg.AssetDep]:

@@ -63,5 +63,8 @@ class Store(Protocol):
     ) -> tuple[str, Reference]:
         """(row id, deepest reference covering this image); raises ReferenceNotFound."""
 
+    def reference(self, row_id: str) -> Reference:
+        """The reference with this row id."""
+
     def load(self, product: str, partition: Partition) -> Any:
         """A product of the current recipes, verified against its row."""

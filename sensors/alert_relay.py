@@ -4,7 +4,6 @@ from typing import Any
 
 import dagster as dg
 
-from resources.alert_stream import relay
 from seechange_assets.errors import ServiceUnavailable
 
 MAX_ALERTS = 5000
@@ -19,7 +18,7 @@ MAX_ALERTS = 5000
 def alert_relay(database: dg.ResourceParam[Any], stream: dg.ResourceParam[Any]) -> dg.SkipReason:
     """One tick: send what is left; a broker that is down is tried again at the next."""
     try:
-        n_sent = relay(database, stream, limit=MAX_ALERTS)
+        n_sent = stream.relay(database, limit=MAX_ALERTS)
     except ServiceUnavailable as error:
         return dg.SkipReason(f"alerts wait in the outbox: {error}")
     return dg.SkipReason(f"{n_sent} alerts delivered" if n_sent else "the outbox is empty")

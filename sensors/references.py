@@ -26,7 +26,7 @@ def new_references(
         members[partition].append(exposure)
     requests = []
     for partition, exposures in members.items():
-        if len(exposures) >= selection.min_number and store.row("reference", partition) is None:
+        if len(exposures) >= selection.min_images and store.row("reference", partition) is None:
             context.instance.add_dynamic_partitions(partitions.field_filter.name, [partition.key])
             requests.append(_request(partition, exposures, recipes))
     return dg.SensorResult(run_requests=requests) if requests else dg.SkipReason("no reference to build")

@@ -2,7 +2,7 @@
 
 import uuid
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, UUID
@@ -29,7 +29,7 @@ class Base(DeclarativeBase):
     """Base of all tables of the survey database."""
 
     metadata = sa.MetaData(naming_convention=NAMING)
-    type_annotation_map = {
+    type_annotation_map: ClassVar = {
         dict[str, Any]: JSONB,
         list[str]: JSONB,
         uuid.UUID: UUID(as_uuid=True),
@@ -68,6 +68,7 @@ class ProductRow(CreatedMixin):
     @declared_attr
     @classmethod
     def provenance_id(cls) -> Mapped[str]:
+        """The recipe that made the product."""
         return mapped_column(sa.ForeignKey("provenances.id"), index=True)
 
     @declared_attr.directive

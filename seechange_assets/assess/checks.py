@@ -39,9 +39,7 @@ class ProductCheck:
         )
 
 
-SEEING = ProductCheck(
-    "seeing", "Seeing (FWHM) of at most 6 pixels.", lambda psf: psf.fwhm_px, limit=6.0
-)
+SEEING = ProductCheck("seeing", "Seeing (FWHM) of at most 6 pixels.", lambda psf: psf.fwhm_px, limit=6.0)
 ASTROMETRIC_RESIDUAL = ProductCheck(
     "astrometric_residual",
     "Robust residual against the catalogue of at most 150 mas in each axis.",
@@ -49,7 +47,10 @@ ASTROMETRIC_RESIDUAL = ProductCheck(
     limit=150.0,
 )
 ZERO_POINT_SCATTER = ProductCheck(
-    "zero_point_scatter", "Scatter of single stars about the zero point of at most 0.1 mag.", lambda zp: zp.scatter, limit=0.1
+    "zero_point_scatter",
+    "Scatter of single stars about the zero point of at most 0.1 mag.",
+    lambda zp: zp.scatter,
+    limit=0.1,
 )
 #: More than this is a bad subtraction, not a sky: nothing of it becomes an object or an alert.
 DETECTION_COUNT = ProductCheck(

@@ -2,12 +2,9 @@
 
 from typing import ClassVar
 
-import dagster as dg
-
-from seechange_assets.materialize import materialized
+from seechange_assets.data_product import data_product
 from seechange_assets.parameters import Field, Parameters
 from seechange_assets.products import Background, Image
-from seechange_assets.provenance import Recipes
 
 
 class BackgroundParameters(Parameters):
@@ -17,9 +14,9 @@ class BackgroundParameters(Parameters):
     box_size_px: int = Field(256, ge=16, le=1024, description="Side of a box of the mesh [pixel].")
 
 
-@dg.asset(io_manager_key="archive")
-def background(image: Image, recipes: dg.ResourceParam[Recipes]) -> dg.MaterializeResult[Background]:
+@data_product(BackgroundParameters)
+def background(image: Image, parameters: BackgroundParameters) -> Background:
     """Sky level and rms on a mesh of boxes."""
     from seechange_assets.science.background import measure_background
 
-    return materialized(measure_background(image, **recipes.parameters("background").arguments()))
+    return measure_background(image, **parameters.arguments())

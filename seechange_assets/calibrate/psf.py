@@ -2,12 +2,10 @@
 
 from typing import ClassVar
 
-import dagster as dg
-
-from seechange_assets.materialize import materialized
+from seechange_assets.assess.checks import SEEING
+from seechange_assets.data_product import data_product
 from seechange_assets.parameters import Field, Parameters
 from seechange_assets.products import Background, Image, Psf, Sources
-from seechange_assets.provenance import Recipes
 
 
 class PsfParameters(Parameters):
@@ -22,11 +20,9 @@ class PsfParameters(Parameters):
     reserved_fraction: float = Field(0.15, ge=0.0, le=0.5, description="Share of the stars kept out, to test the fit.")
 
 
-@dg.asset(io_manager_key="archive")
-def psf(
-    image: Image, background: Background, sources: Sources, recipes: dg.ResourceParam[Recipes]
-) -> dg.MaterializeResult[Psf]:
-    """Spatially varying PSF, and the PSF fluxes of all sources."""
+@data_product(PsfParameters, checks=[SEEING])
+def psf(image: Image, background: Background, sources: Sources, parameters: PsfParameters) -> Psf:
+    """Spatially varying point spread function, and PSF fluxes of all sources."""
     from seechange_assets.science.psf_fit import build_psf
 
-    return materialized(build_psf(image, background, sources, **recipes.parameters("psf").arguments()))
+    return build_psf(image, background, sources, **parameters.arguments())

@@ -2,12 +2,9 @@
 
 from typing import ClassVar
 
-import dagster as dg
-
-from seechange_assets.materialize import materialized
+from seechange_assets.data_product import data_product
 from seechange_assets.parameters import Field, Parameters
 from seechange_assets.products import Background, Image, Sources
-from seechange_assets.provenance import Recipes
 
 
 class SourcesParameters(Parameters):
@@ -24,9 +21,9 @@ class SourcesParameters(Parameters):
     star_score_min: float = Field(0.5, ge=0.0, le=1.0, description="A star has a star score above this.")
 
 
-@dg.asset(io_manager_key="archive")
-def sources(image: Image, background: Background, recipes: dg.ResourceParam[Recipes]) -> dg.MaterializeResult[Sources]:
-    """Catalogue of sources: positions, fluxes, shapes, flags, stars."""
+@data_product(SourcesParameters)
+def sources(image: Image, background: Background, parameters: SourcesParameters) -> Sources:
+    """Catalogue of sources: positions, shapes, aperture fluxes, flags."""
     from seechange_assets.science.sources import extract_sources
 
-    return materialized(extract_sources(image, background, **recipes.parameters("sources").arguments()))
+    return extract_sources(image, background, **parameters.arguments())

@@ -2,7 +2,13 @@
 
 from typing import ClassVar
 
+import dagster as dg
+
+from seechange_assets.assess.checks import ZERO_POINT_SCATTER
+from seechange_assets.data_product import data_product
+from seechange_assets.instruments.base import Instrument
 from seechange_assets.parameters import Field, Parameters
+from seechange_assets.products import Background, Image, Psf, Sources, Wcs, ZeroPoint
 
 
 class ZeroPointParameters(Parameters):
@@ -22,3 +28,20 @@ class ZeroPointParameters(Parameters):
     error_floor_mag: float = Field(0.001, ge=0, description="Error of the catalogue's own zero point [mag].")
     min_aperture_snr: float = Field(50.0, ge=3, description="Lowest signal-to-noise for aperture corrections.")
     limit_sigma: float = Field(5.0, gt=0, le=50, description="Significance at which the limiting magnitude is given.")
+
+
+@data_product(ZeroPointParameters, checks=[ZERO_POINT_SCATTER])
+def zp(
+    image: Image,
+    background: Background,
+    sources: Sources,
+    psf: Psf,
+    wcs: Wcs,
+    parameters: ZeroPointParameters,
+    instrument: dg.ResourceParam[Instrument],
+) -> ZeroPoint:
+    """Zero point, aperture corrections and limiting magnitude."""
+    from seechange_assets.science.photometric_calibration import calibrate_photometry
+
+    color = instrument.gaia_magnitude
+    return calibrate_photometry(image.info, sources, psf, background, wcs, color, **parameters.arguments())

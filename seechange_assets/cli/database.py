@@ -36,5 +36,7 @@ def _show(database: object, as_json: bool) -> tuple[str | None, str | None]:
     if as_json:
         print_json({"current": found, "newest": newest})
     else:
-        typer.echo(f"revision {found}" + ("" if found == newest else f"; the code needs {newest}: run `seechange db upgrade`"))
+        typer.echo(
+            f"revision {found}" + ("" if found == newest else f"; the code needs {newest}: run `seechange db upgrade`")
+        )
     return found, newest

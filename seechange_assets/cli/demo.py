@@ -80,14 +80,22 @@ def _run(demo: Demo) -> dict[str, Any]:
         wait = _Waiter(demo)
         _drop(demo, files["calibration"])
         n_ccds = demo.n_ccds
-        _step(demo, "master bias and flat frames", lambda s: wait.until(lambda: wait.rows("calibrator_files"), 2 * n_ccds, s))
+        _step(
+            demo,
+            "master bias and flat frames",
+            lambda s: wait.until(lambda: wait.rows("calibrator_files"), 2 * n_ccds, s),
+        )
         _drop(demo, files["reference"])
         n_epochs = demo.reference_epochs * n_ccds
-        _step(demo, "calibrate the reference epochs", lambda s: wait.until(lambda: wait.rows("zero_points"), n_epochs, s))
+        _step(
+            demo, "calibrate the reference epochs", lambda s: wait.until(lambda: wait.rows("zero_points"), n_epochs, s)
+        )
         _step(demo, "build the references", lambda s: wait.until(lambda: wait.rows("refs"), n_ccds, s))
         _drop(demo, files["survey"])
         n_science = demo.n_exposures * n_ccds
-        _step(demo, "subtract, detect, score, alert", lambda s: wait.until(lambda: wait.rows("alert_sets"), n_science, s))
+        _step(
+            demo, "subtract, detect, score, alert", lambda s: wait.until(lambda: wait.rows("alert_sets"), n_science, s)
+        )
         alerts = _step(demo, "read the alerts back from the broker", lambda s: _read_back(demo, s))
     return _judge(demo, alerts)
 
@@ -183,7 +191,9 @@ class _Waiter:
             show(f"{done}/{total}")
             self._stop_on_failure()
             if time.monotonic() - self._demo.started > self._demo.timeout_s:
-                raise ServiceUnavailable(f"not finished after {self._demo.timeout_s:.0f} s; see {self._demo.settings.logs}")
+                raise ServiceUnavailable(
+                    f"not finished after {self._demo.timeout_s:.0f} s; see {self._demo.settings.logs}"
+                )
             time.sleep(0.5)
         show(f"{total}/{total}")
 
@@ -196,7 +206,9 @@ class _Waiter:
             failed = session.scalar(sa.select(ReportRow).where(ReportRow.outcome == "failed").limit(1))
             refused = session.scalar(sa.select(RejectedFileRow).limit(1))
         if failed:
-            raise SeeChangeError(f"{failed.step} of {failed.partition} CCD {failed.ccd} failed: {failed.error}: {failed.message}")
+            raise SeeChangeError(
+                f"{failed.step} of {failed.partition} CCD {failed.ccd} failed: {failed.error}: {failed.message}"
+            )
         if refused:
             raise SeeChangeError(f"{refused.name} was refused: {refused.message}")
 

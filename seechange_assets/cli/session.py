@@ -42,9 +42,9 @@ class Session:
         """The Dagster instance of the home; runs of this process are recorded there."""
         import dagster as dg
 
-        from resources.services.dagster_ui import prepare_dagster_home
+        from resources.services.dagster_ui import prepare_home
 
-        prepare_dagster_home(self.settings)
+        prepare_home(self.settings)
         os.environ["DAGSTER_HOME"] = str(self.settings.dagster_home)
         return dg.DagsterInstance.get()
 

@@ -58,7 +58,7 @@ def chosen_ccds(known: tuple[str, ...], wanted: str) -> tuple[str, ...]:
     """
     from seechange_assets.errors import ParameterError
 
-    if wanted.isdigit() and len(wanted) < 2 or wanted not in known and wanted.isdigit():
+    if (wanted.isdigit() and len(wanted) < 2) or (wanted not in known and wanted.isdigit()):
         count = int(wanted)
         if not 1 <= count <= len(known):
             raise ParameterError(f"--ccds {wanted}: expected 1 to {len(known)}")

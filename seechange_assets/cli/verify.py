@@ -1,4 +1,4 @@
-"""`seechange verify`: does the archive hold what the rows say?"""
+"""`seechange verify`: compare the archive with the rows."""
 
 import dataclasses
 
@@ -22,7 +22,9 @@ def verify(as_json: JsonOption = False) -> None:
 
     store = open_session(settings()).store
     with progress_bar("verify") as show:
-        n_files, problems = check(store.database, store.archive, lambda done, total: show(f"{done}/{total}", done / total))
+        n_files, problems = check(
+            store.database, store.archive, lambda done, total: show(f"{done}/{total}", done / total)
+        )
     if as_json:
         print_json({"files": n_files, "problems": [dataclasses.asdict(problem) for problem in problems]})
     else:

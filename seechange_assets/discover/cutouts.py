@@ -2,9 +2,14 @@
 
 from typing import ClassVar
 
+import dagster as dg
 import pydantic
 
+from seechange_assets.data_product import data_product
 from seechange_assets.parameters import Field, Parameters
+from seechange_assets.partitions import on_same_ccd
+from seechange_assets.ports import Store
+from seechange_assets.products import Background, Cutouts, Detections, Difference, Image
 
 
 class CutoutsParameters(Parameters):
@@ -19,3 +24,19 @@ class CutoutsParameters(Parameters):
         if size % 2 == 0:
             raise ValueError("a stamp has a central pixel: its side must be odd")
         return size
+
+
+@data_product(CutoutsParameters, deps=on_same_ccd("reference"))
+def cutouts(
+    detections: Detections,
+    diff: Difference,
+    image: Image,
+    background: Background,
+    parameters: CutoutsParameters,
+    store: dg.ResourceParam[Store],
+) -> Cutouts:
+    """Stamps of new, reference and difference around each detection, on one flux scale."""
+    from seechange_assets.science.cutouts import make_cutouts
+
+    reference = store.reference(diff.reference_id)
+    return make_cutouts(detections, diff, image, background, reference, **parameters.arguments())

@@ -2,7 +2,13 @@
 
 from typing import ClassVar, Literal
 
+import dagster as dg
+
+from seechange_assets.data_product import data_product
 from seechange_assets.parameters import Field, Parameters
+from seechange_assets.partitions import on_same_ccd
+from seechange_assets.ports import Store
+from seechange_assets.products import Background, Difference, Image, Psf, Sources, Wcs, ZeroPoint
 
 
 class DiffParameters(Parameters):
@@ -14,7 +20,27 @@ class DiffParameters(Parameters):
     )
     match_radius_arcsec: float = Field(2.0, gt=0, le=60, description="Search radius of the registration [arcsec].")
     min_stars_linear: int = Field(10, ge=4, description="Stars from which a full linear registration is fitted.")
-    min_overlap: float = Field(0.1, ge=0, le=1, description="Least part of the image the reference must cover.")
+    min_overlap: float = Field(0.85, ge=0, le=1, description="Least part of the image the reference must cover.")
     max_masked: float = Field(0.9, gt=0, le=1, description="Part of the reference from which on it counts as masked.")
     grow_fwhm: float = Field(1.0, ge=0, le=5, description="Growth of the flags in the difference [FWHM].")
     psf_error: float = Field(0.002, ge=0, le=0.1, description="Least relative error of the PSF models.")
+
+
+@data_product(DiffParameters, deps=on_same_ccd("reference"), may_wait=True)
+def diff(
+    image: Image,
+    background: Background,
+    sources: Sources,
+    psf: Psf,
+    wcs: Wcs,
+    zp: ZeroPoint,
+    parameters: DiffParameters,
+    store: dg.ResourceParam[Store],
+) -> Difference:
+    """New minus reference, with its score image; waits where no reference covers the image yet."""
+    from seechange_assets.science.difference import subtract
+
+    reference_id, reference = store.find_reference(image.info, wcs, image.data.shape, parameters.min_overlap)
+    return subtract(
+        image, background, psf, wcs, zp, sources, reference, reference_id=reference_id, **parameters.arguments()
+    )

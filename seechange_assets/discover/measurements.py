@@ -2,9 +2,14 @@
 
 from typing import ClassVar
 
+import dagster as dg
 import pydantic
 
+from seechange_assets.data_product import data_product
 from seechange_assets.parameters import Field, Parameters
+from seechange_assets.partitions import on_same_ccd
+from seechange_assets.ports import Store
+from seechange_assets.products import Cutouts, Detections, Difference, Measurements
 
 
 class Thresholds(pydantic.BaseModel):
@@ -21,7 +26,7 @@ class Thresholds(pydantic.BaseModel):
     negative_fraction: float | None = Field(0.3, ge=0, description="Negative over positive pixels in the box.")
     negative_flux_fraction: float | None = Field(0.3, ge=0, description="The same by their sums.")
     dipole_score: float | None = Field(0.6, ge=0, le=1, description="Flux ratio of an adjacent negative source.")
-    trail_score: float | None = Field(0.5, ge=0, le=1, description="Share of chi^2 only a trail explains.")
+    trail_score: float | None = Field(0.4, ge=0, le=1, description="Share of chi^2 only a trail explains.")
     cosmic_ray_score: float | None = Field(5.0, ge=0, description="Sigma by which single pixels beat the PSF.")
 
 
@@ -53,3 +58,17 @@ class MeasurementsParameters(Parameters):
         """As for every process, with the thresholds as plain mappings."""
         plain = super().arguments()
         return plain | {name: plain[name].model_dump() for name in ("bad_thresholds", "deletion_thresholds")}
+
+
+@data_product(MeasurementsParameters, deps=on_same_ccd("reference"))
+def measurements(
+    detections: Detections,
+    cutouts: Cutouts,
+    diff: Difference,
+    parameters: MeasurementsParameters,
+    store: dg.ResourceParam[Store],
+) -> Measurements:
+    """Photometry, shape and artefact diagnostics of each detection."""
+    from seechange_assets.science.measurements import measure
+
+    return measure(detections, cutouts, diff, store.reference(diff.reference_id), **parameters.arguments())

@@ -1,20 +1,37 @@
 """Deep references to subtract from new images."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import dagster as dg
+
+from seechange_assets.calibrate.wcs import solve_on_sky
+from seechange_assets.data_product import data_product
+from seechange_assets.instruments.base import Instrument
 from seechange_assets.parameters import Field, Parameters
+from seechange_assets.partitions import Partition, on_same_ccd
+from seechange_assets.ports import SkyCatalogSource, Store
+from seechange_assets.products import Image, Reference, Sources, Wcs
+from seechange_assets.provenance import Recipes
 
 
 class ReferenceParameters(Parameters):
     """How a reference is built and which exposures may enter it."""
 
     process: ClassVar[str] = "reference"
+    name: str = Field("default", pattern=r"^[A-Za-z0-9_.-]{1,80}$", description="Name of the reference set.")
     min_images: int = Field(3, ge=1, le=100, description="Fewest images of a reference; three let clipping work.")
-    max_images: int = Field(15, ge=1, le=100, description="Most images of a reference; the best are taken.")
-    max_seeing_arcsec: float = Field(4.0, gt=0, description="Worst seeing (FWHM) of an input [arcsec].")
-    min_limiting_magnitude: float = Field(0.0, description="Shallowest 5 sigma depth of an input [mag].")
+    max_images: int = Field(15, ge=1, le=100, description="Most images of a reference; the deepest are taken.")
+    projects: tuple[str, ...] | None = Field(
+        ("reference",), description="Only exposures of these projects (header PROJECT); empty takes all."
+    )
+    min_mjd: float | None = Field(None, description="Earliest exposure [MJD].")
+    max_mjd: float | None = Field(None, description="Latest exposure [MJD].")
+    max_fwhm_px: float | None = Field(6.0, gt=0, description="Worst seeing (FWHM) of an input [pixel].")
+    min_limiting_magnitude: float | None = Field(None, description="Shallowest 5 sigma depth of an input [mag].")
+    min_exptime_s: float | None = Field(None, ge=0, description="Shortest exposure [s].")
+    max_airmass: float | None = Field(None, ge=1, description="Highest airmass.")
     min_overlap: float = Field(0.85, gt=0, le=1, description="Least part of the base image an input must cover.")
-    clip_sigma: float = Field(4.0, ge=2, le=20, description="A pixel this far from the inputs' median is left out [sigma].")
+    clip_sigma: float = Field(4.0, ge=2, le=20, description="Pixels this far from the median are left out [sigma].")
     clip_star_fraction: float = Field(0.1, ge=0, le=1, description="Extra allowance at stars, relative to the peak.")
     match_radius_arcsec: float = Field(2.0, gt=0, le=60, description="Search radius of the registration [arcsec].")
     min_stars_linear: int = Field(10, ge=4, description="Stars from which a full linear registration is fitted.")
@@ -23,3 +40,42 @@ class ReferenceParameters(Parameters):
 
 #: Fields that `science.coadd.build_reference` takes; the others select its inputs.
 BUILD_FIELDS = ("clip_sigma", "clip_star_fraction", "match_radius_arcsec", "min_stars_linear", "box_size_px")
+
+
+@data_product(ReferenceParameters, deps=on_same_ccd("image", "background", "sources", "psf", "wcs", "zp"))
+def reference(
+    partition: Partition,
+    parameters: ReferenceParameters,
+    recipes: dg.ResourceParam[Recipes],
+    store: dg.ResourceParam[Store],
+    instrument: dg.ResourceParam[Instrument],
+    sky: dg.ResourceParam[SkyCatalogSource],
+) -> Reference:
+    """Deep coadd of one field, filter and CCD, calibrated like any image."""
+    from seechange_assets.science.coadd import CoaddInput, build_reference
+
+    members = store.reference_members(partition, parameters)
+    inputs = [CoaddInput(m.image, m.background, m.sources, m.psf, m.wcs, m.zp) for m in members]
+    building = {name: getattr(parameters, name) for name in BUILD_FIELDS}
+    return build_reference(inputs, name=parameters.name, **_calibration(recipes, instrument, sky), **building)
+
+
+def _calibration(recipes: Recipes, instrument: Instrument, sky: SkyCatalogSource) -> dict[str, Any]:
+    """The steps that calibrate a coadd: those of single images, with the same parameters."""
+    from seechange_assets.science.photometric_calibration import calibrate_photometry
+    from seechange_assets.science.psf_fit import build_psf
+    from seechange_assets.science.sources import extract_sources
+
+    arguments = {name: recipes.parameters(name).arguments() for name in ("sources", "psf", "zp")}
+
+    def solve(image: Image, sources: Sources) -> Wcs:
+        return solve_on_sky(sources, image.info, image.data.shape, sky, recipes.parameters("wcs"))
+
+    return {
+        "extract": lambda image, background: extract_sources(image, background, **arguments["sources"]),
+        "model_psf": lambda image, background, sources: build_psf(image, background, sources, **arguments["psf"]),
+        "solve": solve,
+        "calibrate": lambda image, background, sources, psf, wcs: calibrate_photometry(
+            image.info, sources, psf, background, wcs, instrument.gaia_magnitude, **arguments["zp"]
+        ),
+    }

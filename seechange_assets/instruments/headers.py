@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from seechange_assets.errors import BadExposure, InvalidName
 from seechange_assets.names import checked_name
+from seechange_assets.products import header_text
 
 if TYPE_CHECKING:
     from astropy.io.fits import HDUList, Header
@@ -164,6 +165,28 @@ def read_pixels(path: Path, hdus: "HDUList", extension: str | int) -> NDArray[np
     if data is None or data.ndim != 2:
         raise BadExposure(f"{path}: extension {extension!r} holds no two-dimensional image")
     return np.ascontiguousarray(data, dtype=np.float32)
+
+
+_WCS_KEYWORD = re.compile(
+    r"WCSAXES|(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)\d|(CD|PC|PV)\d_\d{1,2}|(A|B|AP|BP)_(ORDER|\d_\d)"
+    r"|LONPOLE|LATPOLE|RADESYS|RADECSYS|EQUINOX"
+)
+
+
+def wcs_text(header: "Header") -> str:
+    """The WCS in a header as header text (`products.header_text`); empty if it holds no celestial WCS."""
+    from astropy.io.fits import VerifyError
+
+    cards = [card for card in header.cards if _WCS_KEYWORD.fullmatch(card.keyword)]
+    try:
+        values = {card.keyword: card.value for card in cards}
+    except (VerifyError, ValueError):
+        return ""
+    types = str(values.get("CTYPE1", "")), str(values.get("CTYPE2", ""))
+    has_matrix = "CD1_1" in values or "CDELT1" in values or "PC1_1" in values
+    if not (any(t.startswith("RA--") for t in types) and any(t.startswith("DEC-") for t in types) and has_matrix):
+        return ""
+    return header_text(type(header)(cards))
 
 
 class Keywords:

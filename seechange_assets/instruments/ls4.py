@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from seechange_assets.errors import BadExposure
 from seechange_assets.instruments.base import Amplifier, Instrument, RawCcd
+from seechange_assets.instruments.decam import GAIA_COLORS
 from seechange_assets.instruments.headers import (
     Keywords,
     clean_text,
@@ -19,6 +20,7 @@ from seechange_assets.instruments.headers import (
     night_of,
     open_fits,
     read_pixels,
+    wcs_text,
 )
 from seechange_assets.products import ExposureInfo, ImageInfo, header_text
 
@@ -43,13 +45,8 @@ class Ls4(Instrument):
     ccd_shape = (4096, 2048)
     pixel_scale_arcsec = 1.0
     filters = ("g", "r", "i", "z")
-    #: As for DECam, whose filters these resemble.
-    gaia_colors: ClassVar[dict[str, tuple[float, ...]]] = {
-        "g": (0.07926061, -0.18958323, -0.50588824, 0.11476034),
-        "r": (-0.28526417, 0.65444024, -0.25415955, -0.00204337),
-        "i": (-0.2491122, 0.51709843, 0.02919352, -0.02097517),
-        "z": (-0.38939061, 0.70406435, 0.04190059, -0.01617815),
-    }
+    #: The filters resemble DECam's.
+    gaia_colors: ClassVar[dict[str, tuple[float, ...]]] = GAIA_COLORS
 
     #: Rows and columns of CCDs, and the gap between them.
     grid: ClassVar[tuple[int, int]] = (4, 8)
@@ -209,15 +206,7 @@ class Ls4(Instrument):
         """The telescope's WCS of a CCD: the header's, or the nominal one for the pointing."""
         if exposure.kind != "science":
             return ""
-        wanted = [card for card in header.cards if card.keyword in _WCS_KEYWORDS]
-        if {"CRVAL1", "CRVAL2", "CTYPE1", "CD1_1"} <= {card.keyword for card in wanted}:
-            return header_text(type(header)(wanted))
-        return header_text(self.wcs_guess(exposure.ra_deg, exposure.dec_deg, ccd))
-
-
-_WCS_KEYWORDS = frozenset(
-    "WCSAXES CTYPE1 CTYPE2 CUNIT1 CUNIT2 CRVAL1 CRVAL2 CRPIX1 CRPIX2 CD1_1 CD1_2 CD2_1 CD2_2 RADESYS EQUINOX".split()
-)
+        return wcs_text(header) or header_text(self.wcs_guess(exposure.ra_deg, exposure.dec_deg, ccd))
 
 
 def _pointing(header: Keywords, kind: str) -> tuple[float, float]:

@@ -1,16 +1,22 @@
 """Alert packets of one CCD, committed to the outbox."""
 
+import logging
 import string
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import dagster as dg
 import numpy as np
 import pydantic
 
+from seechange_assets import __version__
+from seechange_assets.data_product import data_product
+from seechange_assets.errors import ServiceUnavailable
 from seechange_assets.names import checked_name
 from seechange_assets.parameters import Field, Parameters, non_critical
-from seechange_assets.products import Alerts, Associations, Cutouts, ImageInfo, Wcs
+from seechange_assets.products import Alerts, Associations, Cutouts, Difference, ImageInfo, Wcs
+from seechange_assets.provenance import Recipes
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -171,3 +177,38 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> "Table":
         "object_name": np.array([row["key"] for row in rows], "U80"),
         "n_bytes": np.array([len(row["packet"]) for row in rows], np.int64),
     })  # fmt: skip
+
+
+@data_product(AlertParameters, deps=["forced_photometry"])
+def alerts(
+    diff: Difference,
+    associations: Associations,
+    cutouts: Cutouts,
+    parameters: AlertParameters,
+    recipes: dg.ResourceParam[Recipes],
+    store: dg.ResourceParam[Any],
+    stream: dg.ResourceParam[Any],
+) -> Alerts:
+    """Avro packets, committed to the outbox and sent; what the broker does not take now is sent later."""
+    made = build_alerts(
+        store.database,
+        diff.info,
+        associations,
+        cutouts,
+        diff.wcs,
+        night=store.night(diff.info.exposure),
+        provenance_ids={name: recipes[name].id for name in ("alerts", "associations", "forced_photometry", "diff")},
+        provenance_tag=store.tag,
+        software_version=__version__,
+        **parameters.arguments(),
+    )
+    deliver(store.database, stream)
+    return made
+
+
+def deliver(database: "Database", stream: Any) -> None:
+    """Send what waits in the outbox; a broker that is down never stops science."""
+    try:
+        stream.relay(database)
+    except ServiceUnavailable as error:
+        logging.getLogger(__name__).warning("alerts wait in the outbox: %s", error)

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import dagster as dg
 import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
+from seechange_assets.data_product import data_product
 from seechange_assets.errors import TooManyDetections
 from seechange_assets.names import checked_name
 from seechange_assets.parameters import Field, Parameters
-from seechange_assets.products import Associations, ImageInfo, Measurements, Scores, plain
+from seechange_assets.products import Associations, Difference, ImageInfo, Measurements, Scores, plain
+from seechange_assets.provenance import Recipes
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -332,3 +335,19 @@ def _first(column: list[Any] | None, row: int) -> float | None:
 
 def _scaled(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
+
+
+@data_product(AssociationParameters)
+def associations(
+    diff: Difference,
+    measurements: Measurements,
+    scores: Scores,
+    parameters: AssociationParameters,
+    recipes: dg.ResourceParam[Recipes],
+    database: dg.ResourceParam[Any],
+) -> Associations:
+    """Kept measurements linked to objects on the sky."""
+    provenance_id = recipes["associations"].id
+    return associate_measurements(
+        database, diff.info, measurements, scores, provenance_id=provenance_id, **parameters.arguments()
+    )

@@ -2,10 +2,13 @@
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import dagster as dg
 import numpy as np
 
+from seechange_assets.data_product import data_product
 from seechange_assets.parameters import Field, Parameters
 from seechange_assets.products import Difference, ForcedPhotometry, plain
+from seechange_assets.provenance import Recipes
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -88,3 +91,14 @@ def store_forced_photometry(
     ]
     with database.session() as session:
         replace_forced_photometry(session, rows)
+
+
+@data_product(ForcedPhotometryParameters, deps=["associations"])
+def forced_photometry(
+    diff: Difference,
+    parameters: ForcedPhotometryParameters,
+    recipes: dg.ResourceParam[Recipes],
+    database: dg.ResourceParam[Any],
+) -> ForcedPhotometry:
+    """PSF flux at every object in the footprint."""
+    return force_at_objects(database, diff, provenance_id=recipes["forced_photometry"].id, **parameters.arguments())

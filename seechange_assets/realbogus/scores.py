@@ -37,7 +37,9 @@ def score(cutouts: Cutouts, measurements: Measurements, *, algorithm: str = "cnn
     from astropy.table import Table
 
     if algorithm not in ALGORITHMS:
-        raise ParameterError(f"scores.algorithm {algorithm!r} is not known: expected one of {', '.join(sorted(ALGORITHMS))}")
+        raise ParameterError(
+            f"scores.algorithm {algorithm!r} is not known: expected one of {', '.join(sorted(ALGORITHMS))}"
+        )
     values = ALGORITHMS[algorithm](cutouts, measurements).astype(np.float32)
     return Scores(Table({"score": values, "is_real": values >= np.float32(cut)}), algorithm, float(cut))
 

@@ -76,12 +76,21 @@ class _Scene:
         half = 20
         stamps = raw_stamps(psf, x, y, 2 * half + 1) * flux[:, None, None]
         side = image.shape[0]
-        for stamp, column, row in zip(stamps, np.floor(x + 0.5).astype(int), np.floor(y + 0.5).astype(int), strict=True):
-            y0, y1, x0, x1 = max(row - half, 0), min(row + half + 1, side), max(column - half, 0), min(column + half + 1, side)
+        for stamp, column, row in zip(
+            stamps, np.floor(x + 0.5).astype(int), np.floor(y + 0.5).astype(int), strict=True
+        ):
+            y0, y1, x0, x1 = (
+                max(row - half, 0),
+                min(row + half + 1, side),
+                max(column - half, 0),
+                min(column + half + 1, side),
+            )
             if y0 < y1 and x0 < x1:
                 image[y0:y1, x0:x1] += stamp[y0 - row + half : y1 - row + half, x0 - column + half : x1 - column + half]
 
-    def draw_static(self, x: FloatArray, y: FloatArray, flux: FloatArray, shift: tuple[float, float] = (0.0, 0.0)) -> None:
+    def draw_static(
+        self, x: FloatArray, y: FloatArray, flux: FloatArray, shift: tuple[float, float] = (0.0, 0.0)
+    ) -> None:
         """The same sources in both images, the reference's displaced by `shift`."""
         self.draw(self.new, self.new_psf, x, y, flux)
         self.draw(self.reference, self.reference_psf, np.asarray(x) + shift[0], np.asarray(y) + shift[1], flux)
@@ -107,14 +116,15 @@ def simulate(rng: np.random.Generator, *, fwhm_px: float | None = None, kinds: t
     fwhm = float(fwhm_px or np.exp(rng.uniform(np.log(1.4), np.log(5.5))))
     model_new = _random_psf(rng, fwhm)
     model_reference = _random_psf(rng, max(1.3, fwhm * rng.uniform(0.75, 1.3)))
-    scene = _Scene(rng, _perturbed(rng, model_new), _perturbed(rng, model_reference), 10.0, 10.0 * rng.uniform(0.25, 1.1))
+    scene = _Scene(
+        rng, _perturbed(rng, model_new), _perturbed(rng, model_reference), 10.0, 10.0 * rng.uniform(0.25, 1.1)
+    )
     center = CELL_PX * (np.arange(N_CELLS) + 0.5)
     x, y = (grid.ravel() + rng.uniform(-4, 4, N_CELLS**2) for grid in np.meshgrid(center, center))
     kind = _random_kinds(rng, kinds, x.size)
     for column, row, k in zip(x, y, kind, strict=True):
         _PAINTERS[KINDS[k]](scene, column, row)
-        if rng.random() < 0.4:
-            _neighbour(scene, column, row)
+        _neighbours(scene, column, row)
     difference = _subtracted(scene, model_new.psf, model_reference.psf)
     return _found(scene, difference, x, y, kind)
 
@@ -145,7 +155,10 @@ def _random_psf(rng: np.random.Generator, fwhm: float) -> _Profile:
 def _perturbed(rng: np.random.Generator, model: _Profile) -> Psf:
     """The true PSF: the model is wrong by about a per cent in size and shape."""
     return _profile(
-        model.fwhm * (1 + rng.normal(0, 0.007)), model.beta, model.e1 + rng.normal(0, 0.006), model.e2 + rng.normal(0, 0.006)
+        model.fwhm * (1 + rng.normal(0, 0.007)),
+        model.beta,
+        model.e1 + rng.normal(0, 0.006),
+        model.e2 + rng.normal(0, 0.006),
     ).psf
 
 
@@ -197,14 +210,16 @@ def _near_star(scene: _Scene, x: float, y: float) -> None:
     _transient(scene, x, y)
 
 
-def _neighbour(scene: _Scene, x: float, y: float) -> None:
-    """A static star elsewhere on the stamp."""
-    angle, distance = scene.rng.uniform(0, 2 * np.pi), scene.rng.uniform(max(7, 3 * scene.fwhm), 24)
-    flux = _snr(scene.rng, 5, 300) * scene.flux_unit
-    scene.draw_static(
-        np.array([x + distance * np.cos(angle)]), np.array([y + distance * np.sin(angle)]), np.array([flux]),
-        tuple(scene.rng.normal(0, 0.01, 2)),
-    )  # fmt: skip
+def _neighbours(scene: _Scene, x: float, y: float) -> None:
+    """Often a static star elsewhere on the stamp, now and then another transient or variable star."""
+    rng = scene.rng
+    angle, distance = rng.uniform(0, 2 * np.pi, 2), rng.uniform(max(7, 2.2 * scene.fwhm), 24, 2)
+    dx, dy = distance * np.cos(angle), distance * np.sin(angle)
+    if rng.random() < 0.4:
+        flux = np.array([_snr(rng, 5, 300) * scene.flux_unit])
+        scene.draw_static(x + dx[:1], y + dy[:1], flux, tuple(rng.normal(0, 0.01, 2)))
+    if rng.random() < 0.1:
+        _transient(scene, x + dx[1], y + dy[1])
 
 
 def _cosmic_ray(scene: _Scene, x: float, y: float) -> None:
@@ -298,7 +313,9 @@ def _subtracted(scene: _Scene, new_psf: Psf, reference_psf: Psf) -> tuple[Differ
     """Noise on the scene, and the proper subtraction (Zackay et al. 2016, eqs 13-17) with the *model* PSFs."""
     rng = scene.rng
     skies = (scene.new_sky, scene.reference_sky)
-    variances = [sky**2 + np.maximum(image, 0) / GAIN for image, sky in zip((scene.new, scene.reference), skies, strict=True)]
+    variances = [
+        sky**2 + np.maximum(image, 0) / GAIN for image, sky in zip((scene.new, scene.reference), skies, strict=True)
+    ]
     new = scene.new + rng.normal(0, 1, scene.new.shape) * np.sqrt(variances[0]) * scene.extra_noise
     reference = scene.reference + rng.normal(0, 1, scene.new.shape) * np.sqrt(variances[1])
     p_n, p_r = (_transform(raw_stamps(psf, [0.0], [0.0], 41)[0], new.shape) for psf in (new_psf, reference_psf))
@@ -307,7 +324,9 @@ def _subtracted(scene: _Scene, new_psf: Psf, reference_psf: Psf) -> tuple[Differ
     data = _filtered(new, p_r * whiten) - _filtered(reference, p_n * whiten)
     score_n, score_r = np.conj(p_n) * np.abs(p_r) ** 2 / denominator, np.conj(p_r) * np.abs(p_n) ** 2 / denominator
     from_new, from_reference = _filtered(new, score_n), _filtered(reference, score_r)
-    variance = _filtered(variances[0], _squared(score_n, new.shape)) + _filtered(variances[1], _squared(score_r, new.shape))
+    variance = _filtered(variances[0], _squared(score_n, new.shape)) + _filtered(
+        variances[1], _squared(score_r, new.shape)
+    )
     response = float(fft.irfft2(np.abs(p_n) ** 2 * np.abs(p_r) ** 2 / denominator, s=new.shape)[0, 0])
     # The pipeline knows its PSF error from the bright stars and adds it to the noise of the score.
     sigma = np.sqrt(np.maximum(variance, 1e-30) + (0.005 * from_reference) ** 2)
@@ -375,11 +394,19 @@ def _found(scene: _Scene, images: tuple, x: FloatArray, y: FloatArray, kind: NDA
     found_x, found_y, found = _peaks(difference.score, x, y, kind, scene.fwhm)
     kind = kind[found]
     rows = np.rint(found_y[found]).astype(int), np.rint(found_x[found]).astype(int)
-    table = Table({"x": found_x[found], "y": found_y[found], "score": difference.score[rows], "kind": ["point"] * int(found.sum())})
+    table = Table(
+        {
+            "x": found_x[found],
+            "y": found_y[found],
+            "score": difference.score[rows],
+            "kind": ["point"] * int(found.sum()),
+        }
+    )
     detections = Detections(table, MIN_SCORE)
     corner = stamp_corners(found_x[found], found_y[found], STAMP_PX)
     stamps = [
-        cut_stamps(image.astype(np.float32), difference.flags, corner, STAMP_PX) for image in (new, reference, difference.data)
+        cut_stamps(image.astype(np.float32), difference.flags, corner, STAMP_PX)
+        for image in (new, reference, difference.data)
     ]
     flags = stamps[0][1]
     cutouts = Cutouts(stamps[0][0], stamps[1][0], stamps[2][0], flags, flags, flags, corner, STAMP_PX)

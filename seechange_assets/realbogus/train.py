@@ -25,13 +25,17 @@ CHANNELS = (12, 24, 32)
 HIDDEN = 32
 
 
-def sample(seed: int, n: int, **options: float) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], NDArray]:
+def sample(
+    seed: int, n: int, **options: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], NDArray]:
     """At least `n` examples: stamps, features, kinds, S/N."""
     rng = np.random.default_rng(seed)
     parts, count = [], 0
     while count < n:
         batch = simulate(rng, **options)
-        parts.append((*network_input(batch.cutouts, batch.measurements), batch.kind, np.abs(batch.measurements.table["score"])))
+        parts.append(
+            (*network_input(batch.cutouts, batch.measurements), batch.kind, np.abs(batch.measurements.table["score"]))
+        )
         count += len(batch.kind)
     return tuple(np.concatenate(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
 
@@ -88,7 +92,9 @@ def train(stamps: NDArray, features: NDArray, is_real: NDArray, *, epochs: int, 
             rows = order[first : first + batch]
             turned = np.rot90(stamps[rows], rng.integers(4), axes=(2, 3))[:, :, :: rng.choice([1, -1])]
             logit = network(torch.from_numpy(np.ascontiguousarray(turned)), torch.from_numpy(features[rows]))
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(logit, torch.from_numpy(is_real[rows].astype(np.float32)))
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(
+                logit, torch.from_numpy(is_real[rows].astype(np.float32))
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

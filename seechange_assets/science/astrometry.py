@@ -25,6 +25,7 @@ from seechange_assets.science.astrometry_fit import (
 from seechange_assets.science.sip import sip_header
 from seechange_assets.science.tangent_plane import (
     MAS_PER_RADIAN,
+    FloatArray,
     TangentPlane,
     east_north,
     moved,
@@ -34,6 +35,7 @@ from seechange_assets.science.tangent_plane import (
 
 if TYPE_CHECKING:
     from astropy.table import Table
+    from astropy.wcs import WCS
 
 _BRIGHT_SNR = 100.0
 
@@ -151,8 +153,26 @@ def _usable_stars(sources: Sources, max_stars: int) -> Stars:
     return Stars(x[rows], y[rows], error[rows], snr[rows], rows)
 
 
-def _search(info: ImageInfo, shape: tuple[int, int], **limits: float) -> Search:
-    """Read the header's WCS and put the working plane at the image centre."""
+def catalog_cone(info: ImageInfo, shape: tuple[int, int], max_offset_arcsec: float) -> tuple[float, float, float]:
+    """Circle of sky [deg: ra, dec, radius] a catalogue must cover to solve an image.
+
+    The circle around the header's image, wider by `max_offset_arcsec` and 3 % for rotation and scale.
+
+    Raises
+    ------
+    AstrometryError
+        The header has no usable celestial WCS.
+    """
+    guess, plane = _header_wcs(info, shape)
+    ny, nx = shape
+    x, y = np.array([0.0, nx - 1.0, 0.0, nx - 1.0]), np.array([0.0, 0.0, ny - 1.0, ny - 1.0])
+    corners = unit_vectors(*guess.all_pix2world(x, y, 0, ra_dec_order=True))
+    radius = np.degrees(np.arccos(np.clip(corners @ unit_vectors(plane.ra_deg, plane.dec_deg), -1.0, 1.0))).max()
+    return plane.ra_deg, plane.dec_deg, float(1.03 * radius + np.sqrt(2.0) * max_offset_arcsec / 3600.0)
+
+
+def _header_wcs(info: ImageInfo, shape: tuple[int, int]) -> tuple["WCS", TangentPlane]:
+    """The WCS the header believes, and the tangent plane at its image centre."""
     where = f"{info.exposure} {info.ccd}"
     if not info.wcs_guess:
         raise AstrometryError(f"wcs of {where}: the header has no WCS to start from")
@@ -161,11 +181,18 @@ def _search(info: ImageInfo, shape: tuple[int, int], **limits: float) -> Search:
         raise AstrometryError(f"wcs of {where}: the header's WCS is not celestial (CTYPE {list(guess.wcs.ctype)})")
     guess = guess.celestial
     ny, nx = shape
-    x, y = (nx - 1) / 2.0, (ny - 1) / 2.0
-    ra, dec = (float(v) for v in guess.all_pix2world(x, y, 0, ra_dec_order=True))
+    ra, dec = (float(v) for v in guess.all_pix2world((nx - 1) / 2.0, (ny - 1) / 2.0, 0, ra_dec_order=True))
     if not (np.isfinite(ra) and np.isfinite(dec)):
         raise AstrometryError(f"wcs of {where}: the header's WCS gives no position for the image centre")
-    search = Search(info, shape, guess, TangentPlane(ra, dec), 1.0, **limits)  # type: ignore[arg-type]
+    return guess, TangentPlane(ra, dec)
+
+
+def _search(info: ImageInfo, shape: tuple[int, int], **limits: float) -> Search:
+    """Read the header's WCS and put the working plane at the image centre."""
+    guess, plane = _header_wcs(info, shape)
+    ny, nx = shape
+    x, y = (nx - 1) / 2.0, (ny - 1) / 2.0
+    search = Search(info, shape, guess, plane, 1.0, **limits)  # type: ignore[arg-type]
     step = np.diff(search.to_plane(np.array([x, x + 1, x]), np.array([y, y, y + 1])), axis=0)
     jacobian = np.stack([step[0], step[0] + step[1]])
     return replace(search, pixel_scale=float(np.sqrt(abs(np.linalg.det(jacobian)))))
@@ -188,7 +215,8 @@ def _catalog_field(
         )
     rows = rows[np.argsort(column["mag_g"][rows], kind="stable")]
     years = 2000.0 + (search.info.mjd_mid - 51544.5) / 365.25 - catalog.epoch_yr
-    vectors = moved(*(column[name][rows] for name in ("ra", "dec", "pm_ra", "pm_dec")), years)
+    ra, dec, pm_ra, pm_dec = (column[name][rows] for name in ("ra", "dec", "pm_ra", "pm_dec"))
+    vectors = moved(ra, dec, pm_ra, pm_dec, years)
     near, inside = _in_footprint(search.plane.project(vectors), search)
     if near.sum() < search.min_matched:
         raise AstrometryError(
@@ -199,7 +227,7 @@ def _catalog_field(
     return CatalogField(vectors[near], error[near], rows[near], int(inside.sum()))
 
 
-def _in_footprint(points: NDArray, search: Search) -> tuple[NDArray, NDArray]:
+def _in_footprint(points: FloatArray, search: Search) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which plane points lie in the image padded by the header's possible error, and which in the image itself."""
     ny, nx = search.shape
     x, y = (nx - 1) / 2.0, (ny - 1) / 2.0
@@ -234,7 +262,7 @@ def _solution(fit: AstrometricFit, stars: Stars, field: CatalogField, search: Se
 
 def _matches(
     text: str, fit: AstrometricFit, stars: Stars, field: CatalogField, catalog: SkyCatalog, radius: float
-) -> tuple["Table", NDArray]:
+) -> tuple["Table", NDArray[np.bool_]]:
     """The table of matched pairs, and which of them are bright."""
     from astropy.table import Table
 
@@ -253,7 +281,7 @@ def _matches(
     return table[near], stars.snr[fit.source][near] > _BRIGHT_SNR
 
 
-def _robust_scatter(values: NDArray) -> float:
+def _robust_scatter(values: FloatArray) -> float:
     """1.4826 times the median absolute deviation; NaN below three values."""
     if len(values) < 3:
         return float("nan")

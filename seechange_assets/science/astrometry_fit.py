@@ -10,7 +10,7 @@ from seechange_assets.errors import AstrometryError
 from seechange_assets.products import ImageInfo
 from seechange_assets.science.pattern_match import PatternMatch, match_pattern
 from seechange_assets.science.sip import monomials
-from seechange_assets.science.tangent_plane import TangentPlane, sky_position, unit_vectors
+from seechange_assets.science.tangent_plane import FloatArray, TangentPlane, sky_position, unit_vectors
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
@@ -49,20 +49,20 @@ _ORIENTATIONS = {
 class Stars:
     """Usable sources, brightest first: pixel positions, their errors [arcsec], row in `Sources`."""
 
-    x: NDArray
-    y: NDArray
-    error: NDArray
-    snr: NDArray
-    row: NDArray
+    x: FloatArray
+    y: FloatArray
+    error: FloatArray
+    snr: FloatArray
+    row: NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogField:
     """Catalogue stars near the image, brightest first, at the epoch of the image."""
 
-    vectors: NDArray
-    error: NDArray
-    row: NDArray
+    vectors: FloatArray
+    error: FloatArray
+    row: NDArray[np.intp]
     n_inside: int
 
 
@@ -73,15 +73,16 @@ class AstrometricFit:
     plane: TangentPlane
     degree: int
     unit: float
-    coefficients: NDArray
+    coefficients: FloatArray
     scatter: float
-    used: NDArray
-    source: NDArray
-    star: NDArray
+    used: NDArray[np.bool_]
+    source: NDArray[np.intp]
+    star: NDArray[np.intp]
 
-    def apply(self, points: NDArray) -> NDArray:
+    def apply(self, points: FloatArray) -> FloatArray:
         """Points of the header's plane in the plane of the solution [arcsec]."""
-        return monomials(points / self.unit, self.degree) @ self.coefficients
+        moved: FloatArray = monomials(points / self.unit, self.degree) @ self.coefficients
+        return moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ class Search:
         """Exposure and CCD, for messages."""
         return f"{self.info.exposure} {self.info.ccd}"
 
-    def to_plane(self, x: NDArray, y: NDArray) -> NDArray:
+    def to_plane(self, x: FloatArray, y: FloatArray) -> FloatArray:
         """Pixels to the tangent plane [arcsec] at the image centre, as the header believes."""
         return self.plane.project(unit_vectors(*self.guess.all_pix2world(x, y, 0, ra_dec_order=True)))
 
@@ -150,7 +151,7 @@ def _log10_chance(fit: AstrometricFit, n_sources: int, field: CatalogField, sear
     return float(log_chance / np.log(10.0) + _LOG10_TRIALS)
 
 
-def _vote(points: NDArray, catalog: NDArray, search: Search, bin_size: float) -> PatternMatch | None:
+def _vote(points: FloatArray, catalog: FloatArray, search: Search, bin_size: float) -> PatternMatch | None:
     return match_pattern(
         points,
         catalog,
@@ -162,7 +163,7 @@ def _vote(points: NDArray, catalog: NDArray, search: Search, bin_size: float) ->
 
 
 def _failure(
-    best: PatternMatch | None, stars: Stars, catalog: NDArray, search: Search, bin_size: float, excess: float
+    best: PatternMatch | None, stars: Stars, catalog: FloatArray, search: Search, bin_size: float, excess: float
 ) -> str:
     """What the search found, and whether another orientation of the header would have matched."""
     found = "no pair within reach"
@@ -185,7 +186,9 @@ def _failure(
     return message
 
 
-def _reoriented(x: NDArray, y: NDArray, search: Search, orientation: tuple[int, int, bool]) -> tuple[NDArray, NDArray]:
+def _reoriented(
+    x: FloatArray, y: FloatArray, search: Search, orientation: tuple[int, int, bool]
+) -> tuple[FloatArray, FloatArray]:
     """Pixels mirrored or turned around the header's reference pixel, or the centre if that is outside."""
     ny, nx = search.shape
     pivot = np.asarray(search.guess.wcs.crpix, float) - 1.0
@@ -200,7 +203,7 @@ def _reoriented(x: NDArray, y: NDArray, search: Search, orientation: tuple[int, 
 
 def _refine(
     match: PatternMatch,
-    points: NDArray,
+    points: FloatArray,
     stars: Stars,
     field: CatalogField,
     search: Search,
@@ -231,7 +234,7 @@ def _refine(
     return fit if fit is not None and fit.used.sum() >= search.min_matched else None
 
 
-def _mutual_pairs(points: NDArray, catalog: NDArray, radius: float) -> tuple[NDArray, NDArray]:
+def _mutual_pairs(points: FloatArray, catalog: FloatArray, radius: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Pairs that are each other's nearest neighbour within `radius`."""
     from scipy.spatial import cKDTree
 
@@ -243,7 +246,7 @@ def _mutual_pairs(points: NDArray, catalog: NDArray, radius: float) -> tuple[NDA
     return source[mutual], star[mutual]
 
 
-def _fit(points: NDArray, target: NDArray, error: NDArray, max_degree: int, search: Search) -> AstrometricFit:
+def _fit(points: FloatArray, target: FloatArray, error: FloatArray, max_degree: int, search: Search) -> AstrometricFit:
     """The degree that best predicts each star from all others, starting from a linear transform.
 
     A higher degree must improve the prediction by 10 % and be no less certain at the border of
@@ -270,7 +273,9 @@ def _fit(points: NDArray, target: NDArray, error: NDArray, max_degree: int, sear
     return best
 
 
-def _left_out_miss(basis: NDArray, target: NDArray, error: NDArray, coefficients: NDArray, used: NDArray) -> float:
+def _left_out_miss(
+    basis: FloatArray, target: FloatArray, error: FloatArray, coefficients: FloatArray, used: NDArray[np.bool_]
+) -> float:
     """Median distance [arcsec] between each star and its prediction by a fit without it."""
     design = np.where(used[:, None], basis / error[:, None], 0.0)
     leverage = np.einsum("ij,jk,ik->i", design, np.linalg.pinv(design.T @ design), design)
@@ -278,7 +283,7 @@ def _left_out_miss(basis: NDArray, target: NDArray, error: NDArray, coefficients
     return float(np.median(distance / np.maximum(1.0 - leverage, 0.05)))
 
 
-def border_points(search: Search) -> NDArray:
+def border_points(search: Search) -> FloatArray:
     """Corners and mid-points of the image's edges in the header's plane."""
     ny, nx = search.shape
     x, y = np.meshgrid([0.0, (nx - 1) / 2.0, nx - 1.0], [0.0, (ny - 1) / 2.0, ny - 1.0])
@@ -286,8 +291,8 @@ def border_points(search: Search) -> NDArray:
 
 
 def _robust_solution(
-    basis: NDArray, target: NDArray, error: NDArray, clip_sigma: float
-) -> tuple[NDArray, NDArray, float, NDArray]:
+    basis: FloatArray, target: FloatArray, error: FloatArray, clip_sigma: float
+) -> tuple[FloatArray, NDArray[np.bool_], float, FloatArray]:
     """Weighted least squares with Huber weights, then clipping at `clip_sigma` robust deviations.
 
     Returns coefficients ``(n_terms, 2)``, the stars used, their scatter [arcsec per axis] and the

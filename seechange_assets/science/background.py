@@ -41,11 +41,15 @@ def measure_background(image: Image, *, box_size_px: int = 256) -> Background:
     BadPixels
         If no box has usable pixels, or if they are all equal.
     """
-    ny, nx = image.data.shape
-    box = int(min(box_size_px, max(ny, nx)))
     usable = (image.flags == 0) & np.isfinite(image.data)
-    level, rms = _measure_boxes(image.data, usable, box)
-    where = f"{image.info.exposure} {image.info.ccd}"
+    return sky_of_pixels(image.data, usable, box_size_px, f"{image.info.exposure} {image.info.ccd}")
+
+
+def sky_of_pixels(data: FloatImage, usable: NDArray[np.bool_], box_size_px: int, where: str) -> Background:
+    """As `measure_background`, of bare pixels; ``where`` names them in errors."""
+    ny, nx = data.shape
+    box = int(min(box_size_px, max(ny, nx)))
+    level, rms = _measure_boxes(data, usable, box)
     if not np.isfinite(level).any():
         raise BadPixels(f"background of {where}: no box of {box} px has enough usable pixels; check the flags")
     if np.nanmax(rms) <= 0:

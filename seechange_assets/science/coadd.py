@@ -103,14 +103,16 @@ def coadd(
     weight = np.array([1 / float(np.median(v)) if v.size else 0.0 for v in noise], np.float32)
     fwhm = [item.psf.fwhm_px * item.image.info.pixel_scale_arcsec for item in inputs]
     fraction = np.float32(clip_star_fraction + 1 - (min(fwhm) / max(fwhm)) ** 2)
-    median = _median_plane(data, variance, flags)
+    median = _median_plane(data, variance)
     if len(inputs) >= _MIN_FOR_CLIPPING:
         reach = 2 * int(np.ceil(inputs[base].psf.fwhm_px / 2)) + 1
         allowance = fraction * np.maximum(maximum_filter(median, reach), 0)
     else:
         allowance = np.full(median.shape, np.inf, np.float32)
-    mean = _clipped_mean(data, variance, flags, weight, median, allowance, np.float32(clip_sigma))
-    return Coadd(*mean, base, inputs[base].zp.zp)
+    mean, mean_variance, mean_flags, count = _clipped_mean(
+        data, variance, flags, weight, median, allowance, np.float32(clip_sigma)
+    )
+    return Coadd(mean, mean_variance, mean_flags, count, base, inputs[base].zp.zp)
 
 
 def build_reference(
@@ -185,7 +187,9 @@ def _checked_base(inputs: Sequence[CoaddInput]) -> int:
         raise ReferenceUnusable(f"reference: images in different filters ({', '.join(filters)}); select one filter")
     for item in inputs:
         if not np.isfinite(item.zp.zp):
-            raise ReferenceUnusable(f"reference: {item.image.info.exposure} has no zero point; calibrate it or leave it out")
+            raise ReferenceUnusable(
+                f"reference: {item.image.info.exposure} has no zero point; calibrate it or leave it out"
+            )
     return int(np.argmin([item.psf.fwhm_px * item.image.info.pixel_scale_arcsec for item in inputs]))
 
 
@@ -250,7 +254,7 @@ def _coadd_info(inputs: Sequence[CoaddInput], stacked: Coadd) -> ImageInfo:
 
 
 @njit(cache=True)
-def _median_plane(data, variance, flags):  # type: ignore[no-untyped-def]
+def _median_plane(data, variance):  # type: ignore[no-untyped-def]
     """Median of the valid values of each pixel; 0 where there are none."""
     n, ny, nx = data.shape
     values = np.empty(n, np.float32)

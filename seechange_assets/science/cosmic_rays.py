@@ -167,20 +167,12 @@ def _judged(star):  # type: ignore[no-untyped-def]
 
 def _steepest_falls(star: FloatImage) -> tuple[float, float]:
     """Smallest ratio of opposite neighbours to the pixel between them, along axes and diagonals, near the core."""
+
     def fall(dy: int, dx: int) -> float:
         pair = (star[5 + dy : 12 + dy, 5 + dx : 12 + dx] + star[5 - dy : 12 - dy, 5 - dx : 12 - dx]) / 2
         return float((pair / star[_INNER]).min())
 
     return min(fall(0, 1), fall(1, 0)), min(fall(1, 1), fall(1, -1))
-
-
-def _moffat(fwhm: float, beta: float, px: float, py: float) -> FloatImage:
-    """A star on 27 x 27 pixels, integrated over pixels with 5 x 5 points each."""
-    alpha = fwhm / 2 / np.sqrt(2 ** (1 / beta) - 1)
-    axis = (np.arange(27 * 5) - 2) / 5 - 13
-    r2 = (axis[None, :] - px) ** 2 + (axis[:, None] - py) ** 2
-    fine = (1 + r2 / alpha**2) ** -beta
-    return fine.reshape(27, 5, 27, 5).mean(axis=(1, 3)).astype(np.float32)
 
 
 @njit(cache=True)

@@ -196,14 +196,18 @@ def _join_first(group: NDArray[np.int64], label: NDArray[np.int64]) -> None:
         group[members] = members[0]
 
 
-def _stronger_than_neighbours(position: NDArray, value: NDArray, fwhm: float, separation_fwhm: float) -> NDArray[np.bool_]:
+def _stronger_than_neighbours(
+    position: NDArray, value: NDArray, fwhm: float, separation_fwhm: float
+) -> NDArray[np.bool_]:
     """Greedy merge: walk from the strongest peak down, each one kept swallows its neighbours."""
     from scipy.spatial import cKDTree
 
     alive = np.ones(value.size, bool)
     if value.size < 2:
         return alive
-    pairs = cKDTree(position).query_pairs(max(DIPOLE_SEPARATION * separation_fwhm, WING_RADIUS_FWHM) * fwhm, output_type="ndarray")
+    pairs = cKDTree(position).query_pairs(
+        max(DIPOLE_SEPARATION * separation_fwhm, WING_RADIUS_FWHM) * fwhm, output_type="ndarray"
+    )
     strong, weak = np.sort(pairs, axis=1).T  # peaks come sorted by |score|
     distance = np.hypot(*(position[strong] - position[weak]).T) / fwhm
     opposite = value[strong] * value[weak] < 0

@@ -208,6 +208,9 @@ def _initial_flags(
     raw: "RawCcd", bad_pixels: FlagImage, saturated: NDArray[np.bool_], shape: tuple[int, ...], bleed_length_px: int
 ) -> FlagImage:
     """Standing bad pixels, the file's own flags, saturation and bleeding."""
+    if bad_pixels.shape != shape and not raw.amplifiers and not bad_pixels.any():
+        # A calibrated frame may be a cut-out, or trimmed further than the CCD.
+        bad_pixels = np.zeros(shape, np.uint16)
     if bad_pixels.shape != shape:
         raise BadPixels(f"{_where(raw.info)}: bad-pixel mask of shape {bad_pixels.shape} for pixels of shape {shape}")
     flags = bad_pixels.astype(np.uint16)

@@ -22,9 +22,10 @@ DIPOLE_MIN_CHI2 = 16.0
 DIPOLE_REACH_FWHM = (0.6, 2.0)
 TRAIL_LENGTHS_FWHM = (1.5, 3.0, 6.0)
 TRAIL_ANGLES = 16
+NEIGHBOUR_EXCESS = 3.0
 # The Gaussian weight of the moments is this much wider than the PSF.
 MOMENT_WEIGHT_FWHM = 1.2
-PSF_MARGIN = 1.2
+PSF_MARGIN = 1.1
 # Shapes of a cosmic ray around a pixel: (dy, dx) of its pixels.
 COSMIC_RAY_SHAPES = (
     ((0, 0),),
@@ -99,9 +100,11 @@ def trail_scores(score: FloatArray, response: Response, fwhm_px: float) -> Float
     """
     templates = _trail_templates(score.shape[-1], fwhm_px)
     noise = np.sqrt(np.einsum("tp,pq,tq->t", templates, _covariance(response.correlation), templates, optimize=True))
-    trail = (score.reshape(len(score), -1) @ templates.T / noise).max(axis=1)
     half = score.shape[-1] // 2
     point = score[:, half, half]
+    # What is clearly brighter than the detection is a neighbour's, not the rest of a trail.
+    own = np.where(score <= point[:, None, None] + NEIGHBOUR_EXCESS, score, 0.0)
+    trail = (own.reshape(len(score), score.shape[-1] ** 2) @ templates.T / noise).max(axis=1)
     return np.where(trail > point, 1 - (point / np.maximum(trail, 1e-6)) ** 2, 0.0)
 
 
@@ -130,7 +133,7 @@ def _covariance(correlation: FloatArray) -> FloatArray:
 def cosmic_ray_scores(pixel_snr: FloatArray, point_snr: FloatArray) -> FloatArray:
     """By how many sigma one to three pixels in a row explain the difference better than the PSF.
 
-    ``sqrt(S_ray^2 - 1.2 S_point^2)``, the root of the gain in chi^2 with one flux fitted to either; 0 if
+    ``sqrt(S_ray^2 - 1.1 S_point^2)``, the root of the gain in chi^2 with one flux fitted to either; 0 if
     none. The factor leaves room for an imperfect PSF, or any bright undersampled star would show a gain.
 
     Parameters

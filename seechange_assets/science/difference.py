@@ -36,10 +36,12 @@ from seechange_assets.science.subtraction_checks import check_inputs, check_over
 from seechange_assets.science.warp import warp_image
 from seechange_assets.science.zogy import METHODS, Subtraction, subtract_tiles
 
+Pixels = NDArray[np.intp]
+
 _MIN_MARGIN_PX = 32
-_SAMPLING = 3  # every third pixel per axis is enough for a robust scatter, and nearly independent
-_SKY_BOX_PX = 85 * _SAMPLING
-_NORM_BOX_PX = 170 * _SAMPLING
+_SAMPLING = 4  # every fourth pixel per axis is enough for a robust scatter, and nearly independent
+_SKY_BOX_PX = 64 * _SAMPLING
+_NORM_BOX_PX = 128 * _SAMPLING
 _MIN_SAMPLES = 100
 _BRIGHT_SNR = (100.0, 30.0)  # of the stars that show the error of the PSFs: the second where the first finds too few
 _MIN_BRIGHT = 4
@@ -125,8 +127,9 @@ def subtract(
     pair = _common_grid(image, background, wcs, reference, alignment, scale, min_overlap)
     size = stamp_size(psf, reference.psf)
     psfs = psf_pairs(psf, reference.psf, wcs.header, alignment.header, size)
+    margin = max(size // 2, _MIN_MARGIN_PX)
     raw = subtract_tiles(
-        pair.new, pair.reference, pair.new_variance, pair.reference_variance, psfs, max(size // 2, _MIN_MARGIN_PX), method
+        pair.new, pair.reference, pair.new_variance, pair.reference_variance, psfs, margin, method
     )
     radius = int(np.ceil(grow_fwhm * max(psf.fwhm_px, reference.psf.fwhm_px)))
     flags = _grown(pair.flags, radius)
@@ -251,17 +254,17 @@ def _star_error(raw: Subtraction, flags: FlagImage, sources: Sources, alignment:
     return float(min(np.sqrt(max(square, 0.0)), _MAX_PSF_ERROR))
 
 
-def _registration_variance(raw: Subtraction, y: NDArray, x: NDArray, noise_px: float) -> NDArray:
+def _registration_variance(raw: Subtraction, y: Pixels, x: Pixels, noise_px: float) -> NDArray[np.float64]:
     """V_ast of eq. 33 at some pixels, from the gradient of the reference's part of the flux."""
     if not np.isfinite(noise_px):
         return np.zeros(x.shape)
 
-    def static(rows: NDArray, columns: NDArray) -> NDArray:
-        return raw.flux_new[rows, columns] - raw.flux[rows, columns]
+    def static(rows: Pixels, columns: Pixels) -> NDArray[np.float64]:
+        return np.asarray(raw.flux_new[rows, columns] - raw.flux[rows, columns], np.float64)
 
     slope_x = (static(y, x + 1) - static(y, x - 1)) / 2
     slope_y = (static(y + 1, x) - static(y - 1, x)) / 2
-    return noise_px**2 * (slope_x**2 + slope_y**2)
+    return np.asarray(noise_px**2 * (slope_x**2 + slope_y**2))
 
 
 def _calibrated(
@@ -297,7 +300,8 @@ def _blank_sky(raw: Subtraction, flags: FlagImage) -> NDArray[np.bool_]:
     """Sampled pixels on which neither image has a source of 3 sigma."""
     cut = np.s_[::_SAMPLING, ::_SAMPLING]
     limit = 3 * np.sqrt(np.maximum(raw.flux_variance[cut], 0))
-    return (flags[cut] == 0) & (raw.flux_new[cut] < limit) & (raw.flux_new[cut] - raw.flux[cut] < limit)
+    sky = (flags[cut] == 0) & (raw.flux_new[cut] < limit) & (raw.flux_new[cut] - raw.flux[cut] < limit)
+    return np.asarray(sky)
 
 
 def _level_blank_sky(raw: Subtraction, flags: FlagImage) -> None:
@@ -306,7 +310,7 @@ def _level_blank_sky(raw: Subtraction, flags: FlagImage) -> None:
     blank = _blank_sky(raw, flags)
     for image in (raw.flux, raw.difference):
         center, _ = _mesh(image[cut], blank, _SKY_BOX_PX // _SAMPLING)
-        image -= _rendered(center, image.shape, _SKY_BOX_PX)
+        np.subtract(image, _rendered(center, image.shape, _SKY_BOX_PX), out=image)
 
 
 def _mesh(values: FloatImage, usable: NDArray[np.bool_], box: int) -> tuple[FloatImage, FloatImage]:

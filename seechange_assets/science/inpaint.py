@@ -2,6 +2,7 @@
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 from seechange_assets.products import FlagImage, FloatImage
 
@@ -60,13 +61,13 @@ def grow_flags(flags: FlagImage, radius_px: int) -> FlagImage:
     return grown
 
 
-def _blocks_with_valid(bad: np.ndarray) -> np.ndarray:
+def _blocks_with_valid(bad: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """True for each block of 8x8 pixels that holds a valid pixel."""
     ny, nx = bad.shape
     padded = np.ones((-(-ny // _BLOCK) * _BLOCK, -(-nx // _BLOCK) * _BLOCK), bool)
     padded[:ny, :nx] = bad
     blocks = padded.reshape(padded.shape[0] // _BLOCK, _BLOCK, padded.shape[1] // _BLOCK, _BLOCK)
-    return ~blocks.all(axis=(1, 3))
+    return np.asarray(~blocks.all(axis=(1, 3)))
 
 
 @njit(cache=True)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seechange_assets.products import Background, FloatImage, Image, Psf
-from seechange_assets.science.background import level_map, rms_map
+from seechange_assets.science.background import level_map, rms_map, sky_of_pixels
 from seechange_assets.science.psf import native_size
 from seechange_assets.science.psf_photometry import MIN_WEIGHT_FRACTION, chunks, unit_stamps
 
@@ -21,12 +21,13 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Background-subtracted pixels and sky rms [ADU], usable pixels, gain [e-/ADU]."""
+    """Background-subtracted pixels and sky rms [ADU], usable pixels, gain [e-/ADU], mesh of the background."""
 
     data: FloatImage
     rms: FloatImage
     usable: NDArray[np.bool_]
     gain: float
+    box_size_px: int
 
 
 def sky_free_frame(image: Image, background: Background) -> Frame:
@@ -34,7 +35,7 @@ def sky_free_frame(image: Image, background: Background) -> Frame:
     data = image.data - level_map(background)
     usable = (image.flags == 0) & np.isfinite(data)
     data[~usable] = 0.0
-    return Frame(data, rms_map(background), usable, image.info.gain)
+    return Frame(data, rms_map(background), usable, image.info.gain, background.box_size_px)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +54,16 @@ class JointPhotometry:
     residual: FloatImage
 
 
-def joint_photometry(psf: Psf, frame: Frame, x: FloatArray, y: FloatArray, sweeps: int = 3) -> JointPhotometry:
+def joint_photometry(
+    psf: Psf, frame: Frame, x: FloatArray, y: FloatArray, *, sweeps: int = 3, refine_sky: bool = False
+) -> JointPhotometry:
     """PSF fluxes of all sources together, brightest first, each fitted on the image without the others.
 
     The weights are those of the sky alone: then the flux of a source that the model fits badly is wrong by the same
     factor whatever its brightness. Sweeps over the sources are a Gauss-Seidel solution of the joint fit.
+
+    With ``refine_sky`` the sky is measured again on what the first sweeps leave: the wings of the sources raise the
+    mesh by some hundredths of sigma, which faint fluxes would miss.
     """
     size = native_size(psf)
     center = (np.floor(x + 0.5), np.floor(y + 0.5))
@@ -67,18 +73,24 @@ def joint_photometry(psf: Psf, frame: Frame, x: FloatArray, y: FloatArray, sweep
     residual = frame.data.copy()
     low_x, low_y = (axis.astype(np.int64) - size // 2 for axis in center)
     core_px = max(CORE_FWHM * psf.fwhm_px, MIN_CORE_PX)
-    flux = _swept(residual, frame.rms, frame.usable, stamps, low_x, low_y, core_px, sweeps)
+    flux = np.zeros(x.size)
+    _sweep(flux, residual, frame.rms, frame.usable, stamps, low_x, low_y, core_px, sweeps)
+    data = frame.data
+    if refine_sky:
+        sky = level_map(sky_of_pixels(residual, frame.usable, frame.box_size_px, "the residual image"))
+        residual -= sky
+        data = data - sky
+        _sweep(flux, residual, frame.rms, frame.usable, stamps, low_x, low_y, core_px, sweeps)
     results = _errors(
-        frame.data, residual, frame.rms, frame.usable, frame.gain, stamps, low_x, low_y, flux, core_px
+        data, residual, frame.rms, frame.usable, frame.gain, stamps, low_x, low_y, flux, core_px
     )
     return JointPhotometry(flux, *results, stamps, residual)
 
 
 @numba.njit(cache=True)
-def _swept(residual, rms, usable, stamps, low_x, low_y, core_px, sweeps):  # type: ignore[no-untyped-def]
-    """Fluxes by Gauss-Seidel; `residual` is changed in place. NaN where too little of the PSF is usable."""
+def _sweep(flux, residual, rms, usable, stamps, low_x, low_y, core_px, sweeps):  # type: ignore[no-untyped-def]
+    """Gauss-Seidel steps of `flux` and `residual`, both in place; flux is NaN where too little of the PSF is usable."""
     n, size, _ = stamps.shape
-    flux = np.zeros(n)
     whole = np.zeros(n)
     for s in range(n):
         for j, i in np.ndindex(size, size):
@@ -95,7 +107,6 @@ def _swept(residual, rms, usable, stamps, low_x, low_y, core_px, sweeps):  # typ
             for j in range(max(0, -low_y[s]), min(size, residual.shape[0] - low_y[s])):
                 for i in range(max(0, -low_x[s]), min(size, residual.shape[1] - low_x[s])):
                     residual[low_y[s] + j, low_x[s] + i] -= step * stamps[s, j, i]
-    return flux
 
 
 @numba.njit(cache=True)

@@ -54,13 +54,14 @@ def difference_psf_model(
     places = [(x, y) for y in (0.1 * ny, 0.5 * ny, 0.9 * ny) for x in (0.1 * nx, 0.5 * nx, 0.9 * nx)]
     places = places if degree > 0 else [places[4]]
     tables = np.stack([_difference_table(new, psfs, x, y, sky_variance, size, method) for x, y in places])
-    terms = polynomial_terms(*np.transpose(places), degree, shape)
+    terms = polynomial_terms([x for x, _ in places], [y for _, y in places], degree, shape)
     coefficients = np.linalg.lstsq(terms, tables.reshape(len(places), -1), rcond=None)[0]
     oversampling = new.oversampling
     center = tables[len(places) // 2] / tables[len(places) // 2].sum()
     sharpness = effective_area(center) / oversampling**2 / effective_area(_center_stamp(new, size))
     base = analytic_psf(center, shape, new.fwhm_px * float(np.sqrt(sharpness)), oversampling, "pixels")
-    return replace(base, coefficients=coefficients.reshape(-1, *tables.shape[1:]), degree=degree, n_stars=new.n_stars)
+    coefficients = np.asarray(coefficients.reshape(-1, *tables.shape[1:]), np.float64)
+    return replace(base, coefficients=coefficients, degree=degree, n_stars=new.n_stars)
 
 
 def _difference_table(
@@ -78,12 +79,12 @@ def _difference_table(
             filtered = difference_psf(new_stamp, reference_stamp, *sky_variance, shifted, method)
             part = table[j::n, i::n]
             part[:] = filtered[: part.shape[0], : part.shape[1]]
-    return table * (n * n / table.sum())
+    return np.asarray(table * (n * n / table.sum()))
 
 
 def centered_stamp(psf: Psf, x: float, y: float, size: int) -> Stamp:
     """The PSF of place (x, y) drawn on the central pixel of a stamp, not normalised."""
-    return raw_stamps(psf, x, y, size, centered=True)[0]
+    return np.asarray(raw_stamps(psf, x, y, size, centered=True)[0])
 
 
 def _center_stamp(psf: Psf, size: int) -> Stamp:
@@ -109,12 +110,13 @@ def _mapped(psf: Psf, x: float, y: float, matrix: Stamp, size: int) -> Stamp:
     if np.abs(matrix - np.eye(2)).max() * (size // 2) < 0.02:
         return centered_stamp(psf, x, y, size)
     n_terms, n_grid, _ = psf.coefficients.shape
-    table = (polynomial_terms(x, y, psf.degree, psf.shape) @ psf.coefficients.reshape(n_terms, -1)).reshape(n_grid, n_grid)
+    terms = polynomial_terms(x, y, psf.degree, psf.shape)
+    table = (terms @ psf.coefficients.reshape(n_terms, -1)).reshape(n_grid, n_grid)
     dx, dy = np.meshgrid(offset, offset)
     columns = (matrix[0, 0] * dx + matrix[0, 1] * dy) * psf.oversampling + n_grid // 2
     rows = (matrix[1, 0] * dx + matrix[1, 1] * dy) * psf.oversampling + n_grid // 2
-    return map_coordinates(table, [rows, columns], order=3, mode="constant")
+    return np.asarray(map_coordinates(table, [rows, columns], order=3, mode="constant"))
 
 
 def _unit(stamp: Stamp) -> Stamp:
-    return stamp / stamp.sum()
+    return np.asarray(stamp / stamp.sum())

@@ -29,7 +29,7 @@ BAD_THRESHOLDS: dict[str, float | None] = {
     "negative_fraction": 0.3,
     "negative_flux_fraction": 0.3,
     "dipole_score": 0.6,
-    "trail_score": 0.5,
+    "trail_score": 0.4,
     "cosmic_ray_score": 5.0,
 }
 DELETION_THRESHOLDS: dict[str, float | None] = BAD_THRESHOLDS | {
@@ -168,7 +168,12 @@ def _aperture_sums(stamps, variance, x, y, radii):  # type: ignore[no-untyped-de
     for k in range(n):
         for r in range(radii.size):
             radius = radii[r]
-            if not (x[k] - radius > -0.5 and y[k] - radius > -0.5 and x[k] + radius < size - 0.5 and y[k] + radius < size - 0.5):
+            if not (
+                x[k] - radius > -0.5
+                and y[k] - radius > -0.5
+                and x[k] + radius < size - 0.5
+                and y[k] + radius < size - 0.5
+            ):
                 flux[k, r] = np.nan
                 total_variance[k, r] = np.nan
                 continue
@@ -228,7 +233,9 @@ def _diagnostic_columns(
         "width_ratio": shape.fwhm_px / fwhm,
         "elongation": shape.elongation,
         "position_angle_deg": shape.position_angle_deg,
-        "centroid_distance_px": np.hypot(center[:, 0] + shape.dx - columns["x"], center[:, 1] + shape.dy - columns["y"]),
+        "centroid_distance_px": np.hypot(
+            center[:, 0] + shape.dx - columns["x"], center[:, 1] + shape.dy - columns["y"]
+        ),
         "dipole_score": diagnostics.dipole_scores(score, response, fwhm),
         "trail_score": diagnostics.trail_scores(score, response, fwhm),
         "cosmic_ray_score": diagnostics.cosmic_ray_scores(pixel_snr, np.abs(columns["snr"])),
@@ -305,7 +312,9 @@ def _reference_columns(difference: Difference, reference: Reference | None, colu
 
         table = reference.sources.table
         wcs = wcs_from_text(difference.reference_wcs)
-        tree = cKDTree(_unit_vectors(*wcs.all_pix2world(np.asarray(table["x"], float), np.asarray(table["y"], float), 0)))
+        tree = cKDTree(
+            _unit_vectors(*wcs.all_pix2world(np.asarray(table["x"], float), np.asarray(table["y"], float), 0))
+        )
         chord, row = tree.query(_unit_vectors(columns["ra"][known], columns["dec"][known]))
         distance[known] = np.degrees(2 * np.arcsin(chord / 2)) * 3600
         flux = np.asarray(table["flux_auto"], float)[row]

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Points = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
 _MAX_PAIRS = 400_000
 
@@ -38,7 +39,8 @@ class PatternMatch:
 
     def apply(self, points: Points) -> Points:
         """Transform points of shape ``(n, 2)``."""
-        return self.scale * points @ _rotation_matrix(self.rotation).T + np.asarray(self.offset)
+        moved: Points = self.scale * points @ _rotation_matrix(self.rotation).T + np.asarray(self.offset)
+        return moved
 
 
 def match_pattern(
@@ -90,7 +92,7 @@ def _rotation_matrix(angle: float) -> NDArray[np.float64]:
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
-def _neighbour_pairs(sources: Points, catalog: Points, reach: float) -> tuple[NDArray, NDArray]:
+def _neighbour_pairs(sources: Points, catalog: Points, reach: float) -> tuple[Indices, Indices]:
     """Indices of all pairs closer than `reach`; the faint end is cut where there are too many."""
     from scipy.spatial import cKDTree
 
@@ -117,9 +119,10 @@ def _hypotheses(
     return sorted(grid, key=lambda h: (round(h[0] ** 2 + (h[1] - 1) ** 2, 12), h))
 
 
-def _offsets(sources: Points, catalog: Points, i: NDArray, j: NDArray, rotation: float, scale: float) -> Points:
+def _offsets(sources: Points, catalog: Points, i: Indices, j: Indices, rotation: float, scale: float) -> Points:
     turned = scale * sources @ _rotation_matrix(rotation).T
-    return catalog[j] - turned[i]
+    difference: Points = catalog[j] - turned[i]
+    return difference
 
 
 def _crowds(offsets: Points, max_offset: float, bin_size: float, n_bins: int) -> NDArray[np.int64]:

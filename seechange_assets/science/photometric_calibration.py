@@ -13,6 +13,7 @@ from seechange_assets.products import Background, ImageInfo, Psf, Sources, Wcs, 
 if TYPE_CHECKING:
     from astropy.table import Table
 
+FloatArray = NDArray[np.float64]
 GaiaMagnitude = Callable[[str, NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 
 MAG_PER_RELATIVE_FLUX = 2.5 / np.log(10.0)
@@ -27,11 +28,11 @@ _UNKNOWN_ERROR_MAG = 0.01
 class _Stars:
     """Candidates for the fit: row in `Sources`, magnitudes, BP-RP, error of the difference [mag]."""
 
-    row: NDArray
-    catalog: NDArray
-    instrumental: NDArray
-    color: NDArray
-    error: NDArray
+    row: NDArray[np.intp]
+    catalog: FloatArray
+    instrumental: FloatArray
+    color: FloatArray
+    error: FloatArray
 
 
 def calibrate_photometry(
@@ -214,11 +215,11 @@ class _Line:
     constant_err: float
     slope: float
     scatter: float
-    residual: NDArray
-    used: NDArray
+    residual: FloatArray
+    used: NDArray[np.bool_]
 
 
-def _robust_line(values: NDArray, error: NDArray, offset: NDArray | None, clip_sigma: float) -> _Line:
+def _robust_line(values: FloatArray, error: FloatArray, offset: FloatArray | None, clip_sigma: float) -> _Line:
     """Huber M-estimate of ``constant + slope * offset`` with an extra variance common to all stars.
 
     The covariance is the sandwich ``B^-1 (sum w^2 r^2 x x^T) B^-1`` (Huber 1967): it holds even where
@@ -266,14 +267,14 @@ def _star_table(stars: _Stars, fit: _Line) -> "Table":
     )
 
 
-def _median_difference(flux: NDArray, aperture: NDArray) -> float:
+def _median_difference(flux: FloatArray, aperture: FloatArray) -> float:
     with np.errstate(invalid="ignore", divide="ignore"):
         difference = -2.5 * np.log10(flux / aperture)
     difference = difference[np.isfinite(difference)]
     return float(np.median(difference)) if len(difference) >= 3 else float("nan")
 
 
-def _ratio(flux: NDArray, error: NDArray) -> NDArray[np.float64]:
+def _ratio(flux: FloatArray, error: FloatArray) -> NDArray[np.float64]:
     """Signal-to-noise; 0 where it is not known."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = flux / error

@@ -264,7 +264,8 @@ def _measured(
 ) -> Psf:
     """The PSF with the photometry of all sources and its figures of merit."""
     table = empty_photometry(len(sources.table))
-    fit = joint_photometry(psf, frame, *(np.asarray(sources.table[name], float) for name in ("x", "y")))
+    x, y = (np.asarray(sources.table[name], float) for name in ("x", "y"))
+    fit = joint_photometry(psf, frame, x, y, refine_sky=True)
     table["flux_psf"], table["flux_psf_err"], table["chi2"] = fit.flux, fit.flux_err, fit.chi2
     table["used"][used] = True
     table["reserved"][reserved] = True

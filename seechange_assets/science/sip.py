@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from seechange_assets.science.tangent_plane import TangentPlane, sky_position
+from seechange_assets.science.tangent_plane import FloatArray, TangentPlane, sky_position
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header
@@ -21,7 +21,7 @@ TOLERANCE_ARCSEC = 5e-4
 _GRID_STEPS = 15
 
 
-def sip_header(to_sky: Callable[[NDArray, NDArray], NDArray], shape: tuple[int, int]) -> tuple["Header", int]:
+def sip_header(to_sky: Callable[[FloatArray, FloatArray], FloatArray], shape: tuple[int, int]) -> tuple["Header", int]:
     """Header of the lowest order that follows `to_sky` to 0.5 mas over the image.
 
     Parameters
@@ -56,13 +56,13 @@ def powers(order: int, lowest: int = 0) -> list[tuple[int, int]]:
     return [(total - q, q) for total in range(lowest, order + 1) for q in range(total + 1)]
 
 
-def monomials(points: NDArray, order: int, lowest: int = 0) -> NDArray[np.float64]:
+def monomials(points: FloatArray, order: int, lowest: int = 0) -> NDArray[np.float64]:
     """``u^p v^q`` for `powers`, shape ``(n, n_terms)``."""
     u, v = points[..., 0], points[..., 1]
     return np.stack([u**p * v**q for p, q in powers(order, lowest)], axis=-1)
 
 
-def _grid(shape: tuple[int, int]) -> tuple[NDArray, NDArray]:
+def _grid(shape: tuple[int, int]) -> tuple[FloatArray, FloatArray]:
     ny, nx = shape
     y, x = np.meshgrid(
         np.linspace(-0.5, ny - 0.5, _GRID_STEPS), np.linspace(-0.5, nx - 0.5, _GRID_STEPS), indexing="ij"
@@ -70,7 +70,7 @@ def _grid(shape: tuple[int, int]) -> tuple[NDArray, NDArray]:
     return x.ravel(), y.ravel()
 
 
-def _fit(points: NDArray, target: NDArray, order: int) -> tuple[NDArray, float]:
+def _fit(points: FloatArray, target: FloatArray, order: int) -> tuple[FloatArray, float]:
     """Least squares without a constant term; coefficients ``(n_terms, 2)`` and the worst miss."""
     size = np.abs(points).max()
     basis = monomials(points / size, order, lowest=1)
@@ -80,7 +80,9 @@ def _fit(points: NDArray, target: NDArray, order: int) -> tuple[NDArray, float]:
     return solution * scale[:, None], worst
 
 
-def _header(plane: TangentPlane, centre: NDArray, coefficients: NDArray, order: int, pixels: NDArray) -> "Header":
+def _header(
+    plane: TangentPlane, centre: FloatArray, coefficients: FloatArray, order: int, pixels: FloatArray
+) -> "Header":
     from astropy.io.fits import Header
 
     header = Header()
@@ -106,7 +108,7 @@ def _header(plane: TangentPlane, centre: NDArray, coefficients: NDArray, order: 
 
 
 def _write_polynomials(
-    header: "Header", names: tuple[str, str], coefficients: NDArray, order: int, lowest: int
+    header: "Header", names: tuple[str, str], coefficients: FloatArray, order: int, lowest: int
 ) -> None:
     for name, column in zip(names, coefficients.T, strict=True):
         header[f"{name}_ORDER"] = order

@@ -17,6 +17,7 @@ _CLIP_SIGMA = 4.0
 _MAX_CANDIDATES = 3000
 
 FloatArray = NDArray[np.float64]
+Rows = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ def bright_stars(sources: Sources, *, min_snr: float = 10.0, min_number: int = 3
     return rows[np.argsort(-np.asarray(table["snr"], float)[rows], kind="stable")][:_MAX_CANDIDATES]
 
 
-def match_positions(predicted: FloatArray, found: FloatArray, radius_px: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def match_positions(predicted: FloatArray, found: FloatArray, radius_px: float) -> tuple[Rows, Rows]:
     """Pair points that agree up to a common offset.
 
     The offset on which most pairs within `radius_px` agree is found first, so that in a
@@ -78,7 +79,7 @@ def match_positions(predicted: FloatArray, found: FloatArray, radius_px: float) 
     return chosen, nearest[chosen]
 
 
-def flux_scale(new: Psf, reference: Psf, new_rows: NDArray[np.intp], reference_rows: NDArray[np.intp]) -> FluxScale | None:
+def flux_scale(new: Psf, reference: Psf, new_rows: Rows, reference_rows: Rows) -> FluxScale | None:
     """Robust ratio of the PSF fluxes of matched stars, new over reference; None with fewer than 3.
 
     A weighted median, then a mean of the stars within 4 robust sigmas, weighted by the
@@ -108,7 +109,7 @@ def _common_offset(offsets: FloatArray) -> FloatArray:
     tree = cKDTree(offsets)
     crowd = tree.query_ball_point(offsets, _MODE_RADIUS_PX, return_length=True)
     best = np.lexsort((np.hypot(*offsets.T), -crowd))[0]
-    return np.median(offsets[tree.query_ball_point(offsets[best], _MODE_RADIUS_PX)], axis=0)
+    return np.asarray(np.median(offsets[tree.query_ball_point(offsets[best], _MODE_RADIUS_PX)], axis=0))
 
 
 def _ratios(new: "Table", reference: "Table") -> tuple[FloatArray, FloatArray]:

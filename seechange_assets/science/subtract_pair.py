@@ -33,8 +33,9 @@ from seechange_assets.science.sources import extract_sources
 if TYPE_CHECKING:
     from seechange_assets.instruments.base import RawCcd
 
+FloatArray = NDArray[np.float64]
 #: Magnitude in a filter from (filter, Gaia G, BP-RP), as `Instrument.gaia_magnitude`.
-GaiaMagnitude = Callable[[str, NDArray, NDArray], NDArray]
+GaiaMagnitude = Callable[[str, FloatArray, FloatArray], FloatArray]
 
 #: Zero point of images of which nothing is known; its error is NaN.
 UNKNOWN_ZERO_POINT = 25.0
@@ -52,7 +53,7 @@ class CalibratedImage:
     zp: ZeroPoint
 
 
-def plain_g(filter_name: str, mag_g: NDArray, color: NDArray) -> NDArray:
+def plain_g(_filter: str, mag_g: FloatArray, _color: FloatArray) -> FloatArray:
     """Gaia's G for every filter, where no colour transform is known."""
     return mag_g
 
@@ -165,7 +166,7 @@ def _header_wcs(image: Image) -> Wcs:
     text = image.info.wcs_guess
     if not text.strip() or not wcs_from_text(text).has_celestial:
         raise ReferenceUnusable(
-            f"{image.info.exposure}: the header has no celestial WCS; give a star catalogue, or solve the astrometry first"
+            f"{image.info.exposure}: the header has no celestial WCS; give an image whose astrometry is solved"
         )
     nan = float("nan")
     return Wcs(text, 1, 0, 0, nan, nan, nan, nan, "header", Table())

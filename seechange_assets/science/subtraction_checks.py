@@ -31,8 +31,8 @@ def check_inputs(image: Image, psf: Psf, wcs: Wcs, reference: Reference, *, max_
     masked = float(np.mean((reference.flags != 0) | ~finite))
     if masked >= max_masked:
         raise ReferenceUnusable(
-            f"{where}: {100 * masked:.0f} % of reference {reference.name!r} is masked ({100 * max_masked:.0f} % allowed); "
-            "rebuild it from more images"
+            f"{where}: {100 * masked:.0f} % of reference {reference.name!r} is masked (below {100 * max_masked:.0f} % "
+            "allowed); rebuild it from more images"
         )
     _check_scales(where, wcs, reference)
     for name, model in (("image", psf), ("reference", reference.psf)):

@@ -7,28 +7,29 @@ east and y to the north at the tangent point.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-Vectors = NDArray[np.float64]
+FloatArray = NDArray[np.float64]
+Vectors = FloatArray
 
 ARCSEC_PER_RADIAN = 180.0 * 3600.0 / np.pi
 MAS_PER_RADIAN = 1000.0 * ARCSEC_PER_RADIAN
 
 
-def unit_vectors(ra_deg: NDArray, dec_deg: NDArray) -> Vectors:
+def unit_vectors(ra_deg: ArrayLike, dec_deg: ArrayLike) -> Vectors:
     """Positions [deg] as unit vectors, shape ``(..., 3)``."""
     ra, dec = np.radians(np.asarray(ra_deg, float)), np.radians(np.asarray(dec_deg, float))
     return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
 
 
-def sky_position(vectors: Vectors) -> tuple[NDArray, NDArray]:
+def sky_position(vectors: Vectors) -> tuple[FloatArray, FloatArray]:
     """Unit vectors as right ascension in [0, 360) and declination [deg]."""
     ra = np.degrees(np.arctan2(vectors[..., 1], vectors[..., 0])) % 360.0
     dec = np.degrees(np.arctan2(vectors[..., 2], np.hypot(vectors[..., 0], vectors[..., 1])))
     return np.where(ra >= 360.0, 0.0, ra), dec
 
 
-def east_north(ra_deg: NDArray, dec_deg: NDArray) -> tuple[Vectors, Vectors]:
+def east_north(ra_deg: ArrayLike, dec_deg: ArrayLike) -> tuple[Vectors, Vectors]:
     """Unit vectors towards increasing right ascension and declination, shape ``(..., 3)``."""
     ra, dec = np.radians(np.asarray(ra_deg, float)), np.radians(np.asarray(dec_deg, float))
     east = np.stack([-np.sin(ra), np.cos(ra), np.zeros_like(ra)], axis=-1)
@@ -36,7 +37,7 @@ def east_north(ra_deg: NDArray, dec_deg: NDArray) -> tuple[Vectors, Vectors]:
     return east, north
 
 
-def moved(ra_deg: NDArray, dec_deg: NDArray, pm_ra: NDArray, pm_dec: NDArray, years: float) -> Vectors:
+def moved(ra_deg: FloatArray, dec_deg: FloatArray, pm_ra: FloatArray, pm_dec: FloatArray, years: float) -> Vectors:
     """Unit vectors after `years` of proper motion [mas/yr, RA times cos dec]; NaN motions count as zero.
 
     Straight motion in space, no parallax and no perspective acceleration.
@@ -45,7 +46,12 @@ def moved(ra_deg: NDArray, dec_deg: NDArray, pm_ra: NDArray, pm_dec: NDArray, ye
     step = years / MAS_PER_RADIAN
     shift = np.nan_to_num(pm_ra)[..., None] * east + np.nan_to_num(pm_dec)[..., None] * north
     vectors = unit_vectors(ra_deg, dec_deg) + step * shift
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return _normalised(vectors)
+
+
+def _normalised(vectors: Vectors) -> Vectors:
+    length: Vectors = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / length
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +68,9 @@ class TangentPlane:
         depth = np.where(depth > 0.0, depth, np.nan)
         return ARCSEC_PER_RADIAN * np.stack([vectors @ east / depth, vectors @ north / depth], axis=-1)
 
-    def deproject(self, points: NDArray) -> Vectors:
+    def deproject(self, points: ArrayLike) -> Vectors:
         """The inverse: unit vectors of plane points [arcsec]."""
         east, north = east_north(self.ra_deg, self.dec_deg)
         radians = np.asarray(points, float) / ARCSEC_PER_RADIAN
         vectors = unit_vectors(self.ra_deg, self.dec_deg) + radians[..., :1] * east + radians[..., 1:] * north
-        return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+        return _normalised(vectors)

@@ -20,6 +20,10 @@ from seechange_assets.science.inpaint import inpaint
 if TYPE_CHECKING:
     from astropy.wcs import WCS
 
+#: Data, variance and flags.
+Planes = tuple[FloatImage, FloatImage, FlagImage]
+FloatArray = NDArray[np.float64]
+
 MAX_MAP_ERROR_PX = 0.002
 _GRID_STEPS_PX = (64, 32, 16, 8)
 _ORDER = 3
@@ -136,19 +140,21 @@ def warp_stamps(
         xb, yb = min(x0 + size, target_shape[1]), min(y0 + size, target_shape[0])
         if xa < xb and ya < yb:
             window = _warp_window(source, mapping, xa, ya, (yb - ya, xb - xa))
-            for stamps, values in zip(out, window, strict=True):
-                stamps[k, ya - y0 : yb - y0, xa - x0 : xb - x0] = values
+            inside = np.s_[k, ya - y0 : yb - y0, xa - x0 : xb - x0]
+            out[0][inside], out[1][inside], out[2][inside] = window
     return out
 
 
-def _to_source(source_wcs: "WCS", target_wcs: "WCS", x: NDArray, y: NDArray) -> NDArray[np.float64]:
+def _to_source(source_wcs: "WCS", target_wcs: "WCS", x: FloatArray, y: FloatArray) -> FloatArray:
     """Source pixel coordinates of target pixels, shape (..., 2); NaN where there are none."""
     ra, dec = target_wcs.all_pix2world(x.ravel(), y.ravel(), 0)
     source = source_wcs.all_world2pix(ra, dec, 0, quiet=True)
     return np.stack(source, axis=-1).reshape(*x.shape, 2)
 
 
-def _interpolation_error(nodes: NDArray, source_wcs: "WCS", target_wcs: "WCS", x: NDArray, y: NDArray) -> float:
+def _interpolation_error(
+    nodes: FloatArray, source_wcs: "WCS", target_wcs: "WCS", x: FloatArray, y: FloatArray
+) -> float:
     """Largest error of the bilinear interpolation at the centres of the cells [pixel]."""
     middle = _to_source(source_wcs, target_wcs, *np.meshgrid((x[1:] + x[:-1]) / 2, (y[1:] + y[:-1]) / 2))
     interpolated = (nodes[1:, 1:] + nodes[1:, :-1] + nodes[:-1, 1:] + nodes[:-1, :-1]) / 4
@@ -160,14 +166,15 @@ def _jacobian(nodes: NDArray[np.float64], step: int) -> NDArray[np.float64]:
     """|d(source)/d(target)| at the nodes."""
     d_y = np.gradient(nodes, step, axis=0)
     d_x = np.gradient(nodes, step, axis=1)
-    return np.abs(d_x[..., 0] * d_y[..., 1] - d_x[..., 1] * d_y[..., 0])
+    return np.asarray(np.abs(d_x[..., 0] * d_y[..., 1] - d_x[..., 1] * d_y[..., 0]))
 
 
-def _prepared(data: FloatImage, variance: FloatImage, flags: FlagImage) -> tuple[NDArray, NDArray, NDArray]:
+def _prepared(data: FloatImage, variance: FloatImage, flags: FlagImage) -> Planes:
     """Source arrays as the kernel wants them: filled, padded by repeated edges, flags spread over 4x4."""
     flags = np.where(np.isfinite(data) & np.isfinite(variance), flags, flags | np.uint16(Flag.NO_DATA))
     padded = np.pad(inpaint(data, flags), _ORDER, mode="edge")
-    return padded, np.pad(np.asarray(variance, np.float32), _ORDER, mode="edge"), _touched(np.pad(flags, _ORDER, mode="edge"))
+    variance = np.pad(np.asarray(variance, np.float32), _ORDER, mode="edge")
+    return padded, variance, _touched(np.pad(flags, _ORDER, mode="edge"))
 
 
 def _touched(flags: FlagImage) -> FlagImage:
@@ -196,14 +203,15 @@ def _weight_table() -> NDArray[np.float32]:
     moments = np.einsum("pik,pk,pjk->pij", terms, envelope**2, terms)
     wanted = np.array([1.0, 0.0]) - np.einsum("pik,pk->pi", terms, weights)
     correction = np.linalg.solve(moments, wanted[..., None])[..., 0]
-    return (weights + envelope**2 * np.einsum("pi,pik->pk", correction, terms)).astype(np.float32)
+    weights += envelope**2 * np.einsum("pi,pik->pk", correction, terms)
+    return np.asarray(weights, np.float32)
 
 
 _WEIGHTS = _weight_table()
 
 
 def _warp_window(
-    source: tuple[NDArray, NDArray, NDArray], mapping: PixelMap, x0: int, y0: int, shape: tuple[int, int]
+    source: Planes, mapping: PixelMap, x0: int, y0: int, shape: tuple[int, int]
 ) -> tuple[FloatImage, FloatImage, FlagImage]:
     """Pixels of the target from (x0, y0) on; the only path to a pixel value."""
     out = (np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.uint16))

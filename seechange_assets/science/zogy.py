@@ -8,6 +8,7 @@ taken out beforehand: both images are on the scale of the new one, F_n = F_r = 1
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ FFT_SIZE = 640  # a fast length; the interior of a tile is what the margins leav
 CORE = 1e-4
 
 Stamp = NDArray[np.float64]
+Spectrum = NDArray[Any]  # complex64, the half that `rfft2` keeps
 PsfPair = Callable[[float, float], tuple[Stamp, Stamp]]
 
 
@@ -90,9 +92,17 @@ def subtract_tiles(
     """
     result = Subtraction(*(np.empty(new.shape, np.float32) for _ in range(4)))
     for tile in tiles(new.shape, margin):
-        cuts = [_reflected(image, tile.outer) for image in (new, reference, new_variance, reference_variance)]
-        inside = (slice(margin, cuts[0].shape[0] - margin), slice(margin, cuts[0].shape[1] - margin))
-        parts = subtract_tile(*cuts, *psfs(*tile.center), method)
+        new_psf, reference_psf = psfs(*tile.center)
+        parts = subtract_tile(
+            _reflected(new, tile.outer),
+            _reflected(reference, tile.outer),
+            _reflected(new_variance, tile.outer),
+            _reflected(reference_variance, tile.outer),
+            new_psf,
+            reference_psf,
+            method,
+        )
+        inside = (slice(margin, -margin), slice(margin, -margin))
         for name in Subtraction.__slots__:
             getattr(result, name)[tile.inner] = getattr(parts, name)[inside]
     return result
@@ -117,11 +127,11 @@ def subtract_tile(
     sky = (float(np.median(new_variance[::5, ::5])), float(np.median(reference_variance[::5, ::5])))
     kernels = METHODS[method](new_psf, reference_psf, *sky, shape)
 
-    def forward(image: NDArray) -> NDArray[np.complex64]:
-        return fft.rfft2(image.astype(np.float32, copy=False), s=shape, workers=1)
+    def forward(image: FloatImage) -> Spectrum:
+        return np.asarray(fft.rfft2(image, s=shape, workers=1))
 
-    def back(spectrum: NDArray) -> FloatImage:
-        return fft.irfft2(spectrum, s=shape, workers=1)[: new.shape[0], : new.shape[1]]
+    def back(spectrum: Spectrum) -> FloatImage:
+        return np.asarray(fft.irfft2(spectrum, s=shape, workers=1)[: new.shape[0], : new.shape[1]])
 
     new_ft, reference_ft = forward(new), forward(reference)
     difference = back(kernels.difference_new * new_ft - kernels.difference_reference * reference_ft)
@@ -146,12 +156,12 @@ class Kernels:
     ``variance_*`` are the transforms of the squared ``flux_*`` kernels (eqs 26-28).
     """
 
-    difference_new: NDArray[np.complex64]
-    difference_reference: NDArray[np.complex64]
-    flux_new: NDArray[np.complex64]
-    flux_reference: NDArray[np.complex64]
-    variance_new: NDArray[np.complex64]
-    variance_reference: NDArray[np.complex64]
+    difference_new: Spectrum
+    difference_reference: Spectrum
+    flux_new: Spectrum
+    flux_reference: Spectrum
+    variance_new: Spectrum
+    variance_reference: Spectrum
 
 
 def proper_kernels(
@@ -170,7 +180,7 @@ def proper_kernels(
 
 
 def direct_kernels(
-    new_psf: Stamp, reference_psf: Stamp, variance_n: float, variance_r: float, shape: tuple[int, int]
+    new_psf: Stamp, _reference_psf: Stamp, _variance_n: float, _variance_r: float, shape: tuple[int, int]
 ) -> Kernels:
     """Plain difference, filtered with the new image's PSF; for comparison, it leaves rings where the seeing differs."""
     p_n = _transform(new_psf, shape)
@@ -197,10 +207,10 @@ def difference_psf(
     kernels = METHODS[method](new_psf, reference_psf, variance_n, variance_r, shape)
     frame = np.zeros(shape, np.float32)
     frame[:size, :size] = shifted
-    return fft.irfft2(kernels.difference_new * fft.rfft2(frame), s=shape)[:size, :size].astype(float)
+    return np.asarray(fft.irfft2(kernels.difference_new * fft.rfft2(frame), s=shape)[:size, :size], float)
 
 
-def _transform(stamp: Stamp, shape: tuple[int, int]) -> NDArray[np.complex64]:
+def _transform(stamp: Stamp, shape: tuple[int, int]) -> Spectrum:
     """Transform of a stamp of sum 1 with its centre on pixel (0, 0), a core of `CORE` added."""
     from scipy import fft
 
@@ -209,17 +219,17 @@ def _transform(stamp: Stamp, shape: tuple[int, int]) -> NDArray[np.complex64]:
     frame[:ny, :nx] = stamp / stamp.sum()
     frame[ny // 2, nx // 2] += CORE
     frame /= np.float32(1 + CORE)
-    return fft.rfft2(np.roll(frame, (-(ny // 2), -(nx // 2)), axis=(0, 1)), workers=1)
+    return np.asarray(fft.rfft2(np.roll(frame, (-(ny // 2), -(nx // 2)), axis=(0, 1)), workers=1))
 
 
-def _squared(spectrum: NDArray[np.complex64], shape: tuple[int, int]) -> NDArray[np.complex64]:
+def _squared(spectrum: Spectrum, shape: tuple[int, int]) -> Spectrum:
     """Transform of the square of a kernel given by its transform."""
     from scipy import fft
 
-    return fft.rfft2(fft.irfft2(spectrum, s=shape, workers=1) ** 2, workers=1)
+    return np.asarray(fft.rfft2(fft.irfft2(spectrum, s=shape, workers=1) ** 2, workers=1))
 
 
-def _mean_of_half(values: NDArray, shape: tuple[int, int]) -> float:
+def _mean_of_half(values: NDArray[Any], shape: tuple[int, int]) -> float:
     """Mean over all frequencies of a real, symmetric spectrum of which `rfft2` keeps half."""
     twice = values[:, 1:-1] if shape[1] % 2 == 0 else values[:, 1:]
     return float((values.sum(dtype=np.float64) + twice.sum(dtype=np.float64)) / (shape[0] * shape[1]))

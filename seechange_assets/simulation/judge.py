@@ -41,7 +41,7 @@ def judge(truth: "Table", alerts: Sequence[dict[str, Any]], *, radius_arcsec: fl
     """
     is_found = np.zeros(len(truth), bool)
     is_explained = np.zeros(len(alerts), bool)
-    exposures = np.array([alert["diaSource"]["exposure"] for alert in alerts], dtype=str)
+    exposures = np.array([alert["diaSource"]["visit"] for alert in alerts], dtype=str)
     ra = np.array([alert["diaSource"]["ra"] for alert in alerts], float)
     dec = np.array([alert["diaSource"]["dec"] for alert in alerts], float)
     for row, entry in enumerate(truth):

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -87,7 +88,7 @@ def test_an_orphaned_run_is_closed_and_others_are_not(instance, postgres_url, mo
         instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED, tags=tags)
         for tags in ({GRPC_INFO_TAG: "{}"}, {})
     )
-    home = os.path.dirname(instance.root_directory)
+    home = str(Path(instance.root_directory).parent)
     closed = dagster_ui.close_orphaned_runs(Settings.from_environment({"SEECHANGE_HOME": home}))
     assert closed == [launched.run_id]
     assert instance.get_run_by_id(launched.run_id).status is dg.DagsterRunStatus.FAILURE

@@ -84,7 +84,8 @@ class TestSupervisor:
         assert Supervisor(supervisor.home / "another").leftovers() == []
 
     def test_one_that_ignores_sigterm_is_killed(self, supervisor):
-        deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+        deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        deaf += "print('deaf', flush=True); time.sleep(600)"
         process = supervisor.start("deaf", [sys.executable, "-c", deaf])
         wait_until(lambda: "deaf" in supervisor.log_file("deaf").read_text())
         supervisor.stop("deaf", patience_s=0.2)
@@ -118,7 +119,8 @@ def test_free_port_avoids_a_taken_one():
 
 class TestPostgres:
     def test_it_outlives_the_process_that_started_it_and_stops_when_told(self, short_home):
-        code = f"from pathlib import Path; from resources.services import postgres; print(postgres.start(Path({str(short_home)!r})))"
+        code = "from pathlib import Path; from resources.services import postgres; "
+        code += f"print(postgres.start(Path({str(short_home)!r})))"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert postgres.url(short_home) == done.stdout.strip()
         assert postgres.answer(postgres.url(short_home)).startswith("PostgreSQL")

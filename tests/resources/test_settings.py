@@ -86,9 +86,9 @@ def test_an_url_of_something_else_is_refused_without_repeating_it(tmp_path, url)
 
 
 def test_without_services_the_error_says_what_to_do(tmp_path):
-    with pytest.raises(ServiceUnavailable, match="seechange up.*SEECHANGE_POSTGRES_URL"):
+    with pytest.raises(ServiceUnavailable, match=r"seechange up.*SEECHANGE_POSTGRES_URL"):
         _ = settings(tmp_path).database_url
-    with pytest.raises(ServiceUnavailable, match="seechange up.*SEECHANGE_KAFKA_SERVERS"):
+    with pytest.raises(ServiceUnavailable, match=r"seechange up.*SEECHANGE_KAFKA_SERVERS"):
         _ = settings(tmp_path).kafka_servers
 
 

@@ -57,7 +57,9 @@ class Scene:
     flux: NDArray[np.float64]
 
 
-def star_field(rng: np.random.Generator, shape: tuple[int, int], n: int, flux_range: tuple[float, float] = (500, 5e4)) -> Scene:
+def star_field(
+    rng: np.random.Generator, shape: tuple[int, int], n: int, flux_range: tuple[float, float] = (500, 5e4)
+) -> Scene:
     """Stars all over the frame of `rotated_wcs(shape)` and a little beyond."""
     ny, nx = shape
     x, y = rng.uniform(-20, nx + 20, n), rng.uniform(-20, ny + 20, n)
@@ -125,7 +127,8 @@ def observe(
     psf = replace(gaussian_psf(fwhm_px, shape), photometry=photometry)
     nan = float("nan")
     solution = Wcs(wcs_text(wcs), 1, 0, 0, nan, nan, nan, nan, "truth", Table())
-    return Observation(image, background, sources, psf, solution, ZeroPoint(zp, 0.01, 0.01, 0.0, 0, (), (), nan, Table()))
+    calibration = ZeroPoint(zp, 0.01, 0.01, 0.0, 0, (), (), nan, Table())
+    return Observation(image, background, sources, psf, solution, calibration)
 
 
 def as_reference(observation: Observation) -> Reference:

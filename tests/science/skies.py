@@ -32,7 +32,7 @@ def as_image(data, flags=None) -> Image:
 
 
 def moffat_stamps(x, y, fwhm_px, ellipticity, half, beta=3.0, subpixels=5):
-    """Pixel-integrated Moffat stars of flux 1 around ``floor(x + 0.5)``; `fwhm_px` is that above the atmosphere of pixels."""
+    """Pixel-integrated Moffat stars of flux 1 around ``floor(x + 0.5)``; `fwhm_px` is that before the pixels."""
     offsets = (np.arange(subpixels) + 0.5) / subpixels - 0.5
     axis = (np.arange(-half, half + 1)[:, None] + offsets).ravel()
     stamps = np.empty((len(x), 2 * half + 1, 2 * half + 1))
@@ -46,7 +46,15 @@ def moffat_stamps(x, y, fwhm_px, ellipticity, half, beta=3.0, subpixels=5):
 
 
 def make_sky(
-    seed, shape=(600, 600), fwhm_px=3.0, n_stars=200, n_galaxies=0, flux=None, variation=0.1, ellipticity=0.05, positions=None
+    seed,
+    shape=(600, 600),
+    fwhm_px=3.0,
+    n_stars=200,
+    n_galaxies=0,
+    flux=None,
+    variation=0.1,
+    ellipticity=0.05,
+    positions=None,
 ) -> Sky:
     """Stars whose FWHM and ellipticity vary over the image, and galaxies twice as wide, on a noisy sky."""
     rng = np.random.default_rng(seed)

@@ -34,7 +34,9 @@ def cutouts(x, y, shift=(0.0, 0.0), size=21, flux_scale=0.5):
     values = {name: getattr(difference, name) for name in difference.__slots__}
     values |= {"reference_wcs": ref.wcs.header, "flux_scale": flux_scale}
     data = rng.normal(100, 1, SHAPE).astype(np.float32)
-    made = make_cutouts(detections_at(x, y), type(difference)(**values), plain_image(data), flat_background(SHAPE), ref, size=size)
+    made = make_cutouts(
+        detections_at(x, y), type(difference)(**values), plain_image(data), flat_background(SHAPE), ref, size=size
+    )
     return made, data, difference
 
 
@@ -54,7 +56,9 @@ def test_reference_is_warped_and_scaled(shift):
     y, x = np.mgrid[:21, :21]
     assert np.isclose(made.ref[0].sum(), 500.0, rtol=2e-3)  # Lanczos-3 on FWHM 3 px conserves flux to 1e-3
     assert np.isclose((made.ref[0] * x).sum() / made.ref[0].sum(), 80.25 - made.corner[0, 0], atol=0.03)
-    assert np.isclose((made.ref[0] * y).sum() / made.ref[0].sum(), 60.0 - made.corner[0, 1], atol=0.03)  # the sampled kernel has a small first moment
+    assert np.isclose(
+        (made.ref[0] * y).sum() / made.ref[0].sum(), 60.0 - made.corner[0, 1], atol=0.03
+    )  # the sampled kernel has a small first moment
 
 
 def test_outside_is_nan_and_flagged():

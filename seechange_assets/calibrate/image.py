@@ -1,0 +1,60 @@
+"""The calibrated CCD image."""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+import dagster as dg
+
+from seechange_assets.data_product import data_product
+from seechange_assets.instruments.base import Instrument
+from seechange_assets.parameters import Field, Parameters
+from seechange_assets.partitions import Partition, on_same_ccd
+from seechange_assets.ports import Store
+from seechange_assets.products import Image
+
+Step = Literal["overscan", "bias", "linearity", "flat"]
+
+
+class ImageParameters(Parameters):
+    """How raw pixels become a calibrated image."""
+
+    process: ClassVar[str] = "image"
+    steps: tuple[Step, ...] = Field(
+        ("overscan", "bias", "linearity", "flat"), description="Wanted steps; those the file has behind it are skipped."
+    )
+    cosmic_rays: bool = Field(True, description="Flag cosmic rays.")
+    cosmic_ray_sigma: float = Field(
+        5.0, ge=2.0, le=100.0, description="Significance of the Laplacian that starts a detection."
+    )
+    cosmic_ray_neighbor_fraction: float = Field(
+        0.4, gt=0.0, le=1.0, description="Neighbours of a cosmic ray need only this fraction of the significance."
+    )
+    cosmic_ray_contrast_margin: float = Field(
+        1.4,
+        ge=1.0,
+        le=10.0,
+        description="Factor above the sharpest star of the image's seeing that makes a cosmic ray.",
+    )
+    bleed_length_px: int = Field(8, ge=1, description="Longer saturated runs along a column are bleed trails [pixel].")
+    max_saturated_fraction: float = Field(0.5, gt=0.0, le=1.0, description="More saturated pixels make a CCD useless.")
+
+
+@data_product(ImageParameters, deps=["exposure", *on_same_ccd("master_bias", "master_flat")], may_wait=True)
+def image(
+    partition: Partition,
+    parameters: ImageParameters,
+    store: dg.ResourceParam[Store],
+    instrument: dg.ResourceParam[Instrument],
+) -> Image:
+    """Calibrated image: raw pixels without the marks of the camera, flags and the masters used."""
+    from seechange_assets.science.detrend import detrend
+
+    with store.exposure_file(partition.key) as path:
+        raw = instrument.read_ccd(path, partition.ccd)
+    needed = [kind for kind in ("bias", "flat") if kind in parameters.steps and kind not in raw.info.steps_done]
+    found = {kind: store.master(kind, raw.info) for kind in needed}
+    masters = {kind: master for kind, (_, master) in found.items()}
+    calibrated = detrend(
+        raw, masters.get("bias"), masters.get("flat"), instrument.bad_pixels(partition.ccd), **parameters.arguments()
+    )
+    return dataclasses.replace(calibrated, masters={kind: identifier for kind, (identifier, _) in found.items()})
