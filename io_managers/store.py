@@ -69,8 +69,8 @@ class ProductStore:
         provenance = self.recipes[product_name]
         path = self.path(product_name, partition)
         cards = {"PRODUCT": product_name, "PARTITN": partition.key, "CCD": partition.ccd, "PROVENAN": provenance.id}
+        columns = row_columns(product)  # first: what cannot have a row gets no file
         sha256, n_bytes = self.archive.write(path, lambda file: write_product(product, file, cards))
-        columns = row_columns(product)
         values = {
             "id": self.row_id(product_name, partition),
             "partition": partition.key,
@@ -174,7 +174,7 @@ class ProductStore:
 
     @functools.lru_cache(maxsize=4096)  # noqa: B019  (one store per process)
     def night(self, exposure: str) -> str:
-        """Night of a registered exposure, ``YYYYMMDD``."""
+        """Night of a registered exposure, ``YYYY-MM-DD``."""
         with self.database.session() as session:
             night = session.scalar(sa.select(ExposureRow.night).where(ExposureRow.key == exposure))
         if night is None:

@@ -19,7 +19,7 @@ class ExposureRow(CreatedMixin, Base):
     sequence: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(), unique=True)
     instrument: Mapped[str] = mapped_column(sa.String(32), index=True)
     kind: Mapped[str] = mapped_column(sa.String(16), index=True)
-    night: Mapped[str] = mapped_column(sa.String(8), index=True)
+    night: Mapped[str] = mapped_column(sa.String(10), index=True)
     mjd: Mapped[float] = mapped_column(index=True)
     exptime_s: Mapped[float]
     ra_deg: Mapped[float | None]

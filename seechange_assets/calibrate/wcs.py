@@ -3,14 +3,12 @@
 from typing import ClassVar
 
 import dagster as dg
-import numpy as np
 
 from seechange_assets.assess.checks import ASTROMETRIC_RESIDUAL
 from seechange_assets.data_product import data_product
-from seechange_assets.errors import AstrometryError
 from seechange_assets.parameters import Field, Parameters
 from seechange_assets.ports import SkyCatalogSource
-from seechange_assets.products import Image, ImageInfo, Sources, Wcs, wcs_from_text
+from seechange_assets.products import Image, ImageInfo, Sources, Wcs
 
 
 class WcsParameters(Parameters):
@@ -44,26 +42,8 @@ def solve_on_sky(
     sources: Sources, info: ImageInfo, shape: tuple[int, int], sky: SkyCatalogSource, parameters: WcsParameters
 ) -> Wcs:
     """Fetch the stars around an image and solve it."""
-    from seechange_assets.science.astrometry import solve_wcs
+    from seechange_assets.science.astrometry import catalog_cone, solve_wcs
 
     ra_deg, dec_deg, radius_deg = catalog_cone(info, shape, parameters.max_offset_arcsec)
     catalog = sky.cone(ra_deg, dec_deg, radius_deg, max_mag=parameters.max_catalog_mag)
     return solve_wcs(sources, info, shape, catalog, **parameters.arguments())
-
-
-def catalog_cone(info: ImageInfo, shape: tuple[int, int], margin_arcsec: float) -> tuple[float, float, float]:
-    """(ra, dec, radius) [deg] of the cone around an image, as far as its header can be trusted.
-
-    Raises
-    ------
-    AstrometryError
-        When the header holds no WCS to begin with.
-    """
-    if not info.wcs_guess:
-        raise AstrometryError(f"{info.exposure} CCD {info.ccd}: the header holds no WCS; give one to start from")
-    ny, nx = shape
-    x, y = np.array([(nx - 1) / 2, 0, nx - 1, nx - 1, 0]), np.array([(ny - 1) / 2, 0, 0, ny - 1, ny - 1])
-    ra, dec = np.deg2rad(wcs_from_text(info.wcs_guess).all_pix2world(x, y, 0))
-    cosine = np.sin(dec[0]) * np.sin(dec[1:]) + np.cos(dec[0]) * np.cos(dec[1:]) * np.cos(ra[1:] - ra[0])
-    radius_deg = np.rad2deg(np.arccos(np.clip(cosine, -1, 1))).max() + margin_arcsec / 3600
-    return float(np.rad2deg(ra[0])), float(np.rad2deg(dec[0])), float(radius_deg)

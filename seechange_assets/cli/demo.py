@@ -123,7 +123,7 @@ def _empty(demo: Demo) -> None:
 
 def _simulate(demo: Demo, show: Callable[[str], None]) -> Path:
     from seechange_assets.instruments.base import get_instrument
-    from seechange_assets.simulation import simulate_survey
+    from seechange_assets.simulation.survey import simulate_survey
 
     demo.instrument = get_instrument(demo.settings.instrument)
     out = demo.home / "simulation"

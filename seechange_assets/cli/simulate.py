@@ -25,7 +25,7 @@ def simulate(
 ) -> None:
     """Write raw exposures, calibration frames, a star catalogue and the truth."""
     from seechange_assets.instruments.base import get_instrument
-    from seechange_assets.simulation import simulate_survey
+    from seechange_assets.simulation.survey import simulate_survey
 
     instrument = get_instrument(settings().instrument)
     with progress_bar("simulating") as show:

@@ -142,8 +142,9 @@ def estimate_gain(data: NDArray[np.float32]) -> float:
     difference = difference[np.isfinite(difference)]
     if difference.size == 0:
         return 1.0
-    rms = 1.4826 * float(np.median(np.abs(difference))) / math.sqrt(2)
     sky = float(np.nanmedian(sample))
+    # Neighbours of resampled images are correlated, which their difference would take for low noise.
+    rms = 1.4826 * max(float(np.median(np.abs(difference))) / math.sqrt(2), float(np.nanmedian(np.abs(sample - sky))))
     # Below some five sigma the sky has been subtracted, and says nothing.
     return float(np.clip(sky / rms**2, 0.01, 1000.0)) if rms > 0 and sky > 5 * rms else 1.0
 

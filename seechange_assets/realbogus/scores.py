@@ -52,11 +52,11 @@ def _cnn_1(cutouts: Cutouts, measurements: Measurements) -> NDArray[np.float64]:
     return evaluate(load_weights("cnn-1"), *network_input(cutouts, measurements))
 
 
-def _random(cutouts: Cutouts, measurements: Measurements) -> NDArray[np.float64]:
+def _random(_: Cutouts, measurements: Measurements) -> NDArray[np.float64]:
     return np.random.default_rng(0).random(len(measurements.table))
 
 
-def _allperfect(cutouts: Cutouts, measurements: Measurements) -> NDArray[np.float64]:
+def _allperfect(_: Cutouts, measurements: Measurements) -> NDArray[np.float64]:
     return np.ones(len(measurements.table))
 
 

@@ -243,6 +243,7 @@ def _in_footprint(points: FloatArray, search: Search) -> tuple[NDArray[np.bool_]
 def _solution(fit: AstrometricFit, stars: Stars, field: CatalogField, search: Search, catalog: SkyCatalog) -> Wcs:
     """Write the header, then measure the residuals with exactly that header."""
     header, degree = sip_header(lambda x, y: fit.plane.deproject(fit.apply(search.to_plane(x, y))), search.shape)
+    header["NAXIS1"], header["NAXIS2"] = search.shape[::-1]
     text = header_text(header)
     matches, bright = _matches(text, fit, stars, field, catalog, search.match_radius)
     ra, dec = np.asarray(matches["d_ra_mas"]), np.asarray(matches["d_dec_mas"])

@@ -224,7 +224,13 @@ def _refine(
             return None
         variance = stars.error[source] ** 2 + field.error[star] ** 2 + search.error_floor**2
         previous = fit
-        fit = _fit(points[source], catalog[star], np.sqrt(variance), 1 if first else search.max_degree, search)
+        fit = _fit(
+            points[source],
+            catalog[star],
+            np.sqrt(np.maximum(variance, 1e-8)),
+            1 if first else search.max_degree,
+            search,
+        )
         fit = replace(fit, plane=plane, source=source, star=star)
         settled = not first and previous is not None and np.array_equal(source, previous.source)
         if settled and radius <= search.match_radius:
@@ -314,4 +320,5 @@ def _robust_solution(
         used = keep
     arcsec = 1.4826 * float(np.median(np.abs(residual[used] * error[used, None])))
     design = basis[used] / error[used, None]
-    return solution, used, arcsec, scatter**2 * np.linalg.pinv(design.T @ design)
+    covariance: FloatArray = scatter**2 * np.linalg.pinv(design.T @ design)
+    return solution.astype(np.float64), used, arcsec, covariance

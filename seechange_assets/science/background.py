@@ -177,7 +177,7 @@ def _filtered(mesh: FloatArray) -> FloatArray:
 
 def _least_absolute(terms: FloatArray, values: FloatArray) -> FloatArray:
     """Coefficients of least absolute residuals, by reweighting: a box full of a galaxy must not bend the trend."""
-    weight = np.ones(values.size)
+    weight, coefficients = np.ones(values.size), np.zeros(terms.shape[1])
     for _ in range(10):
         coefficients = np.linalg.lstsq(terms * weight[:, None], values * weight, rcond=None)[0]
         residual = np.abs(values - terms @ coefficients)

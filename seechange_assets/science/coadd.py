@@ -122,7 +122,7 @@ def build_reference(
     extract: Callable[[Image, Background], Sources],
     model_psf: Callable[[Image, Background, Sources], Psf],
     solve: Callable[[Image, Sources], Wcs] | None = None,
-    calibrate: Callable[[Image, Sources, Psf, Wcs], ZeroPoint] | None = None,
+    calibrate: Callable[[Image, Background, Sources, Psf, Wcs], ZeroPoint] | None = None,
     clip_sigma: float = 4.0,
     clip_star_fraction: float = 0.1,
     match_radius_arcsec: float = 2.0,
@@ -163,7 +163,7 @@ def build_reference(
     sources = extract(image, background)
     psf = model_psf(image, background, sources)
     wcs = target.wcs if solve is None else solve(image, sources)
-    zp = replace(target.zp, zp=stacked.zp) if calibrate is None else calibrate(image, sources, psf, wcs)
+    zp = replace(target.zp, zp=stacked.zp) if calibrate is None else calibrate(image, background, sources, psf, wcs)
     return Reference(
         name=name,
         info=image.info,

@@ -5,7 +5,7 @@ Eq. 17): S/N of a point source at each pixel. A detection is a local maximum of 
 value. Everything after one threshold pass works on the list of significant pixels.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import njit
@@ -89,8 +89,8 @@ def detect(
 def _refuse_excess(n_found: int, n_allowed: int, difference: Difference) -> None:
     if n_found > n_allowed:
         raise TooManyDetections(
-            f"{difference.info.exposure} {difference.info.ccd}: {n_found} peaks in the score image, {n_allowed} allowed; "
-            "check the alignment and the PSF of the subtraction, or raise detections.max_detections"
+            f"{difference.info.exposure} {difference.info.ccd}: {n_found} peaks in the score image, "
+            f"{n_allowed} allowed; check the subtraction's alignment and PSF, or raise detections.max_detections"
         )
 
 
@@ -124,7 +124,7 @@ def _islands(y, x, shape):  # type: ignore[no-untyped-def]
     for k in range(n):
         for dy, dx in ((0, -1), (-1, -1), (-1, 0), (-1, 1)):
             j, i = y[k] + dy, x[k] + dx
-            if 0 <= j and 0 <= i < shape[1] and index[j, i] > 0:
+            if j >= 0 and 0 <= i < shape[1] and index[j, i] > 0:
                 a, b = k, index[j, i] - 1
                 while parent[a] != a:
                     a = parent[a]
@@ -168,7 +168,17 @@ def _peak_indices(y, x, score):  # type: ignore[no-untyped-def]
     return np.flatnonzero(is_peak)
 
 
-def _merge(x, y, island, peak, sizes, score, fwhm, separation_fwhm, streak_length_fwhm):  # type: ignore[no-untyped-def]
+def _merge(
+    x: NDArray[Any],
+    y: NDArray[Any],
+    island: NDArray[Any],
+    peak: NDArray[Any],
+    sizes: NDArray[Any],
+    score: NDArray[Any],
+    fwhm: float,
+    separation_fwhm: float,
+    streak_length_fwhm: float,
+) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:
     """Indices into `peak` (sorted by |score|) that stay, whether each is a streak, and its pixels."""
     position = np.column_stack([x[peak], y[peak]]).astype(np.float64)
     value = score[y[peak], x[peak]].astype(np.float64)
@@ -197,7 +207,7 @@ def _join_first(group: NDArray[np.int64], label: NDArray[np.int64]) -> None:
 
 
 def _stronger_than_neighbours(
-    position: NDArray, value: NDArray, fwhm: float, separation_fwhm: float
+    position: NDArray[Any], value: NDArray[Any], fwhm: float, separation_fwhm: float
 ) -> NDArray[np.bool_]:
     """Greedy merge: walk from the strongest peak down, each one kept swallows its neighbours."""
     from scipy.spatial import cKDTree
@@ -221,16 +231,17 @@ def _stronger_than_neighbours(
     return alive
 
 
-def _flags_around(flags: NDArray, x: NDArray, y: NDArray, radius: int) -> NDArray[np.uint16]:
+def _flags_around(flags: NDArray[Any], x: NDArray[Any], y: NDArray[Any], radius: int) -> NDArray[np.uint16]:
     """OR of the flags in the box of `radius` pixels around each position."""
     offset = np.arange(-radius, radius + 1)
     rows = np.clip(y[:, None] + offset, 0, flags.shape[0] - 1)
     columns = np.clip(x[:, None] + offset, 0, flags.shape[1] - 1)
     box = flags[rows[:, :, None], columns[:, None, :]].reshape(x.size, offset.size**2)
-    return np.bitwise_or.reduce(box, axis=1)
+    combined: NDArray[np.uint16] = np.bitwise_or.reduce(box, axis=1)
+    return combined
 
 
-def _on_star_residual(difference: Difference, x: NDArray, y: NDArray, fraction: float) -> NDArray[np.bool_]:
+def _on_star_residual(difference: Difference, x: NDArray[Any], y: NDArray[Any], fraction: float) -> NDArray[np.bool_]:
     """Whether a peak is what an imperfect PSF leaves of the bright source underneath.
 
     The pixel noise tells the counts of that source: noise^2 = sky variance + counts / gain. A peak of the
@@ -246,13 +257,15 @@ def _on_star_residual(difference: Difference, x: NDArray, y: NDArray, fraction: 
     offset = np.arange(-radius, radius + 1)
     rows = np.clip(y[:, None] + offset, 0, difference.noise.shape[0] - 1)[:, :, None]
     columns = np.clip(x[:, None] + offset, 0, difference.noise.shape[1] - 1)[:, None, :]
-    noise = np.where(np.isfinite(difference.noise[rows, columns]), difference.noise[rows, columns], 0.0)
+    noise, data = (np.nan_to_num(image[rows, columns]) for image in (difference.noise, difference.data))
     star_counts = gain * (noise.max(axis=(1, 2)).astype(np.float64) ** 2 - sky_variance)
-    peak_counts = np.nanmax(np.abs(difference.data[rows, columns]), axis=(1, 2))
-    return (saturated > 0) | (peak_counts < fraction * star_counts)
+    residual: NDArray[np.bool_] = np.abs(data).max(axis=(1, 2)) < fraction * star_counts
+    return residual | (saturated > 0)
 
 
-def _table(difference: Difference, x: NDArray, y: NDArray, n_pixels: NDArray, kind: NDArray) -> "Table":
+def _table(
+    difference: Difference, x: NDArray[Any], y: NDArray[Any], n_pixels: NDArray[Any], kind: NDArray[Any]
+) -> "Table":
     from astropy.table import Table
 
     x_fine, y_fine = subpixel_peak(difference.score, x, y)
@@ -273,7 +286,9 @@ def _table(difference: Difference, x: NDArray, y: NDArray, n_pixels: NDArray, ki
     return Table(columns)
 
 
-def subpixel_peak(score: NDArray, x: NDArray, y: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def subpixel_peak(
+    score: NDArray[Any], x: NDArray[Any], y: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Vertex of the quadratic surface through the 3x3 pixels of |score| around each peak.
 
     Steps are limited to 0.7 px; where the surface has no maximum the pixel's centre stays.

@@ -127,7 +127,8 @@ def _covariance(correlation: FloatArray) -> FloatArray:
     size = correlation.shape[0]
     padded = np.pad(correlation, size // 2)
     row, column = (index.ravel() for index in np.indices((size, size)))
-    return padded[row[:, None] - row + size - 1, column[:, None] - column + size - 1]
+    covariance: FloatArray = padded[row[:, None] - row + size - 1, column[:, None] - column + size - 1]
+    return covariance
 
 
 def cosmic_ray_scores(pixel_snr: FloatArray, point_snr: FloatArray) -> FloatArray:

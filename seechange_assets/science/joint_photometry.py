@@ -81,10 +81,10 @@ def joint_photometry(
         residual -= sky
         data = data - sky
         _sweep(flux, residual, frame.rms, frame.usable, stamps, low_x, low_y, core_px, sweeps)
-    results = _errors(
+    flux_err, chi2, misfit = _errors(
         data, residual, frame.rms, frame.usable, frame.gain, stamps, low_x, low_y, flux, core_px
     )
-    return JointPhotometry(flux, *results, stamps, residual)
+    return JointPhotometry(flux, flux_err, chi2, misfit, stamps, residual)
 
 
 @numba.njit(cache=True)

@@ -246,7 +246,7 @@ def _diagnostic_columns(
     }
 
 
-def _known_stamps(image: NDArray, flags: NDArray, corner: NDArray, size: int) -> FloatArray:
+def _known_stamps(image: NDArray[Any], flags: NDArray[Any], corner: NDArray[Any], size: int) -> FloatArray:
     """Stamps of an image, 0 where a flag is set or no value is known."""
     stamps, stamp_flags = cut_stamps(image, flags, corner, size)
     return np.where((stamp_flags == 0) & np.isfinite(stamps), stamps, 0.0).astype(np.float64)
@@ -262,7 +262,8 @@ def _count_flagged(cutouts: Cutouts, x: FloatArray, y: FloatArray, box: int) -> 
     near_x = np.abs(cutouts.corner[:, 0, None] + offset - np.floor(x + 0.5)[:, None]) <= box
     near_y = np.abs(cutouts.corner[:, 1, None] + offset - np.floor(y + 0.5)[:, None]) <= box
     flagged = (cutouts.new_flags | cutouts.ref_flags) != 0
-    return np.sum(flagged & near_y[:, :, None] & near_x[:, None, :], axis=(1, 2)).astype(np.int32)
+    count: NDArray[np.int32] = np.sum(flagged & near_y[:, :, None] & near_x[:, None, :], axis=(1, 2)).astype(np.int32)
+    return count
 
 
 def _sky_columns(difference: Difference, columns: dict[str, Any]) -> dict[str, Any]:

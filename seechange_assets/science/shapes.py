@@ -66,7 +66,7 @@ def windowed_shapes(
     window = max(seeing_sigma_px, MIN_WINDOW_SIGMA_PX)
     start = np.ascontiguousarray(x, float), np.ascontiguousarray(y, float)
     result = _windowed(data, rms, masked, *start, window, float(seeing_sigma_px), float(gain))
-    return WindowedShapes(*result[:6], ok=result[6] > 0)
+    return WindowedShapes(*result[:6], result[6] > 0)
 
 
 @numba.njit(cache=True)

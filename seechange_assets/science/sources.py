@@ -55,6 +55,7 @@ class _Seeing:
     fwhm_px: float
     sigma_px: float
     beta: float = 3.0
+    measured: bool = True
 
 
 def extract_sources(
@@ -89,7 +90,7 @@ def extract_sources(
     Returns
     -------
     Sources
-        Possibly with no rows; then ``fwhm_px`` is NaN.
+        Possibly with no rows. Without any source bright enough to tell the seeing ``fwhm_px`` is NaN.
 
     Raises
     ------
@@ -105,7 +106,7 @@ def extract_sources(
         columns["is_good"] & (columns["extraction_flags"] == 0), image.data.shape,
     )  # fmt: skip
     columns["is_star"] = columns["is_good"] & (columns["star_score"] > star_score_min)
-    fwhm_px = seeing.fwhm_px if found.size else float("nan")
+    fwhm_px = seeing.fwhm_px if seeing.measured else float("nan")
     return Sources(table=_sorted_table(columns), aperture_radii_px=radii, fwhm_px=fwhm_px)
 
 
@@ -125,7 +126,7 @@ def _detected(
     bright = _quick_look(pixels)
     isophotal = np.sqrt(np.median(bright["a"] * bright["b"])) if bright.size else FIRST_GUESS_SIGMA_PX
     sigma_px = float(np.clip(isophotal, *GUESS_RANGE_SIGMA_PX))
-    guess = _Seeing(FWHM_PER_SIGMA * sigma_px, sigma_px)
+    guess = _Seeing(FWHM_PER_SIGMA * sigma_px, sigma_px, measured=False)
     seeing = _measured_seeing(pixels, bright, _shapes(pixels, bright, guess.sigma_px), guess)
     kernel = matched_kernel(seeing.fwhm_px)
     # SEP compares with the noise of a single pixel; the filter lowers it by the root of the sum of squares.
@@ -177,7 +178,7 @@ def _sep_extract(
     return found
 
 
-def _sep_call(data: FloatImage, threshold: float, options: dict[str, Any], name: str) -> NDArray[np.void]:
+def _sep_call(data: NDArray[Any], threshold: float, options: dict[str, Any], name: str) -> NDArray[np.void]:
     """SEP with a small pixel buffer, which is fast, then with one that holds every pixel."""
     import sep
 
@@ -205,10 +206,10 @@ def _shapes(pixels: _Pixels, found: NDArray[np.void], sigma_px: float) -> Window
 def _measured_seeing(
     pixels: _Pixels, found: NDArray[np.void], shapes: WindowedShapes, guess: _Seeing
 ) -> _Seeing:
-    """The most frequent size among bright sources; the guess if there are too few of them."""
+    """The most frequent size among bright sources; the guess if there are none."""
     bright = shapes.ok & (shapes.snr > SEEING_SNR) & np.isfinite(shapes.sigma_px) & (found["flag"] == 0)
     bright &= _flags_near(pixels, found, guess.fwhm_px) == 0
-    if bright.sum() < 3:
+    if not bright.any():
         return guess
     sizes = np.log(np.where(bright, shapes.sigma_px, 1.0))
     mode = half_sample_mode(sizes[bright])
@@ -227,7 +228,7 @@ def _columns(
     shapes: WindowedShapes,
     seeing: _Seeing,
     radii: tuple[float, ...],
-) -> dict[str, NDArray]:
+) -> dict[str, NDArray[Any]]:
     """The columns of `Sources` that need no comparison with other sources."""
     x, y = np.where(shapes.ok, shapes.x, found["x"]), np.where(shapes.ok, shapes.y, found["y"])
     x_err = np.where(shapes.ok, shapes.x_err, np.sqrt(np.maximum(found["errx2"], 0.0)))
@@ -310,7 +311,7 @@ def _or_flags(flags, ellipse, box, core_px):  # type: ignore[no-untyped-def]
     return result
 
 
-def _sorted_table(columns: dict[str, NDArray]) -> "Table":
+def _sorted_table(columns: dict[str, NDArray[Any]]) -> "Table":
     """By decreasing flux, ties and unmeasured ones by position, so that the order is unique."""
     from astropy.table import Table
 

@@ -7,7 +7,6 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from seechange_assets.products import FloatImage
 from seechange_assets.science.psf import polynomial_terms
 from seechange_assets.science.shapes import FWHM_PER_SIGMA
 
@@ -33,7 +32,7 @@ def half_sample_mode(values: FloatArray) -> float:
 
 
 def profile_fwhm(
-    data: FloatImage, x: FloatArray, y: FloatArray, sigma_px: FloatArray, masked: NDArray[np.bool_]
+    data: NDArray[np.floating], x: FloatArray, y: FloatArray, sigma_px: FloatArray, masked: NDArray[np.bool_]
 ) -> tuple[float, float]:
     """FWHM and Moffat exponent of the mean profile of some stars.
 

@@ -1,5 +1,7 @@
 """Streaks in a score image: long connected islands, and rows of peaks where a trail is broken."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,7 +11,9 @@ LINE_ANGLES = 180
 MIN_ELONGATION = 4.0
 
 
-def elongated_islands(x: NDArray, y: NDArray, island: NDArray, min_length_px: float) -> NDArray[np.bool_]:
+def elongated_islands(
+    x: NDArray[Any], y: NDArray[Any], island: NDArray[Any], min_length_px: float
+) -> NDArray[np.bool_]:
     """Islands longer than `min_length_px` and much longer than wide, from their second moments.
 
     A uniform line of length L has a variance of L^2 / 12 along itself.
@@ -24,7 +28,7 @@ def elongated_islands(x: NDArray, y: NDArray, island: NDArray, min_length_px: fl
     return (np.sqrt(12 * major) > min_length_px) & (major > MIN_ELONGATION**2 * minor)
 
 
-def peaks_in_line(position: NDArray, positive: NDArray, fwhm: float) -> NDArray[np.int64]:
+def peaks_in_line(position: NDArray[Any], positive: NDArray[Any], fwhm: float) -> NDArray[np.int64]:
     """Label of the straight row of peaks of one sign each one belongs to, -1 for none (Hough transform).
 
     Chance rows are rare: with 1000 detections on 2048x4096 pixels of FWHM 5 px, the next peak of
@@ -42,7 +46,7 @@ def peaks_in_line(position: NDArray, positive: NDArray, fwhm: float) -> NDArray[
     return label
 
 
-def _rich_cells(across: NDArray, positive: NDArray, fwhm: float) -> list[tuple[int, NDArray]]:
+def _rich_cells(across: NDArray[Any], positive: NDArray[Any], fwhm: float) -> list[tuple[int, NDArray[Any]]]:
     """Cells (angle, peaks) of the Hough plane that hold enough peaks, fullest first."""
     found = []
     for half in (0.0, 0.5):  # two bin phases, so that no row is cut by a bin edge
@@ -53,7 +57,7 @@ def _rich_cells(across: NDArray, positive: NDArray, fwhm: float) -> list[tuple[i
     return sorted(found, key=lambda item: -item[1].size)
 
 
-def _extended(row: NDArray, position: NDArray, free: NDArray, fwhm: float) -> NDArray:
+def _extended(row: NDArray[Any], position: NDArray[Any], free: NDArray[Any], fwhm: float) -> NDArray[Any]:
     """Refit the line through a row and take in what continues it, until nothing is added."""
     for _ in range(10):
         center = position[row].mean(axis=0)
@@ -67,7 +71,7 @@ def _extended(row: NDArray, position: NDArray, free: NDArray, fwhm: float) -> ND
     return row
 
 
-def _runs(members: NDArray, position: NDArray, direction: NDArray, fwhm: float) -> list[NDArray]:
+def _runs(members: NDArray[Any], position: NDArray[Any], direction: NDArray[Any], fwhm: float) -> list[NDArray[Any]]:
     """Parts of a row without large gaps that are long and rich enough."""
     along = position[members] @ direction
     order = np.argsort(along, kind="stable")

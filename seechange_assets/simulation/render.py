@@ -11,8 +11,9 @@ from seechange_assets.products import FloatImage
 #: Stamps end where the profile falls below this surface brightness [e-/pixel].
 FAINTEST_E = 0.01
 MIN_RADIUS_PX, MAX_RADIUS_PX = 5.0, 300.0
-#: Inside this distance the profile is integrated over the pixel with 3 x 3 Gauss-Legendre points.
-CORE_RADIUS_PX = 4.0
+#: Inside this distance the profile is integrated over the pixel with 3 x 3 Gauss-Legendre points; farther out it is
+#: straight enough for its value at the centre.
+CORE_RADIUS_FWHM = 2.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class MoffatField:
         image = np.zeros((size, size), np.float32)
         form = self.quadratic_form(np.array([x]), np.array([y]))
         centre = np.array([[x - np.floor(x + 0.5) + radius, y - np.floor(y + 0.5) + radius]])
-        _add_moffats(image, centre, np.array([1.0]), form, self.beta, np.array([float(size)]), CORE_RADIUS_PX)
+        _add_moffats(image, centre, np.array([1.0]), form, self.beta, np.array([float(size)]), np.inf)
         return image.astype(np.float64)
 
 
@@ -69,7 +70,7 @@ def add_sources(
     ny, nx = image.shape
     seen = (x > -radius) & (x < nx + radius) & (y > -radius) & (y < ny + radius)
     position = np.stack([x[seen], y[seen]], axis=-1).astype(np.float64)
-    core = CORE_RADIUS_PX if integrate else -1.0
+    core = CORE_RADIUS_FWHM * psf.fwhm_px if integrate else -1.0
     _add_moffats(image, position, flux_e[seen].astype(np.float64), form[seen], psf.beta, radius[seen], core)
 
 

@@ -59,7 +59,7 @@ class Stars:
 
 @dataclass(frozen=True, slots=True)
 class Galaxies:
-    """Galaxies as clouds of points, an exponential disc each: ``first`` indexes the points of each galaxy."""
+    """Galaxies: exponential discs, each a cloud of points; ``point_galaxy`` says whose point it is."""
 
     ra: NDArray
     dec: NDArray
@@ -183,6 +183,8 @@ def draw_transients(
     n_host = min(2 * count // 5, len(galaxies.ra))
     n_hostless = count - n_variable - n_host
     snr = np.exp(rng.uniform(*np.log(snr_range), count))
+    # Stars bring their own shot noise: variables need more to show.
+    snr[count - n_variable :] = np.maximum(snr[count - n_variable :], 15.0)
     mag = np.interp(np.log(snr), np.log(mag_at_snr[0]), mag_at_snr[1])
     inside = _inside(cell, galaxies.ra, galaxies.dec, margin_px)
     hosts = _choose(rng, np.flatnonzero(inside & (galaxies.mag < 21.5)), np.flatnonzero(inside), n_host)
@@ -194,7 +196,7 @@ def draw_transients(
     free_ra, free_dec = _uniform_positions(rng, cell, n_hostless, margin_px)
     # A variable must outshine its own variation, but not saturate.
     inside = _inside(cell, stars.ra, stars.dec, margin_px)
-    bright = np.flatnonzero(inside & (star_mag > 15.0) & (star_mag < 19.5))
+    bright = np.flatnonzero(inside & (star_mag > 16.0) & (star_mag < 19.5))
     variables = _choose(rng, bright, np.flatnonzero(inside & (star_mag > 15.0)), n_variable)
     kind = np.repeat(["hostless", "on_host", "variable"], [n_hostless, len(hosts), len(variables)])
     n = len(kind)

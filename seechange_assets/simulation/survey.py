@@ -192,7 +192,7 @@ def truth_table(rows: list[dict[str, Any]]) -> "Table":
     table = Table({name: np.array([row[name] for row in rows], dtype=kind) for name, kind in columns.items()})
     table.meta["description"] = (
         "flux [ADU] that the new image has and the references lack (negative: a variable below its mean); mag of its"
-        " absolute value [AB]; snr of an optimal PSF fit on the difference; clean: no bad column, saturated star or edge near"
+        " absolute value [AB]; snr of an optimal PSF fit on the difference; clean: no bad column, saturated star, edge or other transient near"
     )
     return table
 
@@ -306,7 +306,7 @@ def _note_truth(simulator, exposure, key, ccd, sky, scene, psf, detector) -> Non
     stars = transients.star >= 0
     moved_ra, moved_dec = sky.stars.position(exposure.conditions.epoch_yr)
     ra[stars], dec[stars] = moved_ra[transients.star[stars]], moved_dec[transients.star[stars]]
-    clean = _is_clean(scene.x, scene.y, detector, scene.electrons)
+    clean = _is_clean(scene.x, scene.y, detector, scene.electrons) & _is_alone(scene.x, scene.y)
     for i in np.flatnonzero(snr > 0):
         simulator.rows.append(
             {
@@ -329,6 +329,13 @@ def _is_clean(x: NDArray, y: NDArray, detector: Detector, electrons: NDArray[np.
             column = electrons[max(0, iy - 60) : iy + 61, ix - 2 : ix + 3]
             clean[i] = not detector.bad[box].any() and electrons[box].max() < limit and column.max() < limit
     return clean
+
+
+def _is_alone(x: NDArray, y: NDArray, distance_px: float = 10.0) -> NDArray[np.bool_]:
+    """Whether no other transient is near."""
+    separation = np.hypot(x[:, None] - x[None, :], y[:, None] - y[None, :])
+    np.fill_diagonal(separation, np.inf)
+    return separation.min(axis=1, initial=np.inf) > distance_px
 
 
 def _write_raw(path: Path, simulator: _Simulator, exposure: _Exposure, frames: dict[str, NDArray[np.uint16]]) -> None:

@@ -176,3 +176,10 @@ def test_real_decam_stamp():
     assert len(sources.table) > 20
     # The header of the file says 3.85, from another estimator.
     assert sources.fwhm_px == pytest.approx(3.85, rel=0.1)
+
+
+def test_the_seeing_is_unknown_without_a_bright_source():
+    image = as_image(np.random.default_rng(11).normal(100, 5, (300, 300)))
+    sources = extract_sources(image, measure_background(image), threshold=3.0)
+    assert len(sources.table) > 0
+    assert np.isnan(sources.fwhm_px)

@@ -262,7 +262,7 @@ def upgrade() -> None:
         sa.Column("sequence", sa.BigInteger(), sa.Identity(always=False), nullable=False),
         sa.Column("instrument", sa.String(length=32), nullable=False),
         sa.Column("kind", sa.String(length=16), nullable=False),
-        sa.Column("night", sa.String(length=8), nullable=False),
+        sa.Column("night", sa.String(length=10), nullable=False),
         sa.Column("mjd", sa.Double(), nullable=False),
         sa.Column("exptime_s", sa.Double(), nullable=False),
         sa.Column("ra_deg", sa.Double(), nullable=True),
