@@ -117,6 +117,10 @@ class AlertStream:
                     reason = error.args[0].str()
                     raise ServiceUnavailable(f"cannot create the topic {topic} on {self.servers}: {reason}") from error
 
+    def relay(self, database: "Database", limit: int = 10_000) -> int:
+        """Send what waits in the outbox of `database`; see the function `relay`."""
+        return relay(database, self, limit)
+
     def publish(self, messages: Sequence[Message]) -> list[Delivery]:
         """Send messages and wait for the broker's answers, at most `message_timeout_s`.
 

@@ -177,12 +177,13 @@ def _filtered(mesh: FloatArray) -> FloatArray:
 
 def _least_absolute(terms: FloatArray, values: FloatArray) -> FloatArray:
     """Coefficients of least absolute residuals, by reweighting: a box full of a galaxy must not bend the trend."""
-    weight, coefficients = np.ones(values.size), np.zeros(terms.shape[1])
+    weight = np.ones(values.size)
+    coefficients: NDArray[np.floating] = np.zeros(terms.shape[1])
     for _ in range(10):
         coefficients = np.linalg.lstsq(terms * weight[:, None], values * weight, rcond=None)[0]
         residual = np.abs(values - terms @ coefficients)
         weight = 1.0 / np.sqrt(np.maximum(residual, 1e-3 * np.median(residual) + 1e-12))
-    return coefficients
+    return np.asarray(coefficients, np.float64)
 
 
 def _rendered(mesh: FloatImage, background: Background, *, smooth: bool) -> FloatImage:

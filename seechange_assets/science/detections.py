@@ -248,7 +248,7 @@ def _on_star_residual(difference: Difference, x: NDArray[Any], y: NDArray[Any], 
     difference within one FWHM of it and below `fraction` of it, or next to saturated pixels, is a residual.
     """
     radius = max(1, round(difference.psf.fwhm_px))
-    saturated = _flags_around(difference.flags, x, y, 2 * radius) & (Flag.SATURATED | Flag.BLEED)
+    saturated = _flags_around(difference.flags, x, y, radius) & (Flag.SATURATED | Flag.BLEED)
     gain = difference.info.gain
     if not np.isfinite(gain) or gain <= 0 or x.size == 0:
         return saturated > 0

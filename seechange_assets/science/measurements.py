@@ -62,6 +62,8 @@ def measure(
 ) -> Measurements:
     """Measure every detection and drop the worst.
 
+    A detection of kind ``streak`` or ``star_residual`` is bad for that reason alone.
+
     Parameters
     ----------
     detections, cutouts, difference
@@ -98,6 +100,8 @@ def measure(
     columns |= _sky_columns(difference, columns)
     columns |= _reference_columns(difference, reference, columns)
     reasons = _reached(columns, bad)
+    for row in np.flatnonzero(columns["kind"] != "point"):
+        reasons[row].append(str(columns["kind"][row]))
     columns["is_bad"] = np.array([bool(r) for r in reasons], bool)
     columns["bad_reasons"] = np.array([",".join(r) for r in reasons], "U200")
     kept = np.array([not r for r in _reached(columns, deletion)], bool)

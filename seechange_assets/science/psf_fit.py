@@ -283,9 +283,14 @@ def _back_projected(  # type: ignore[no-untyped-def]
     n, size, _ = stamps.shape
     k = terms.shape[1]
     half, center = size // 2, n_grid // 2
-    normal = np.zeros((n_grid, n_grid, k, k))
+    # Lower triangles, row after row, as one contiguous list per entry: the inner loop then runs over neighbours.
+    packed = np.zeros((n_grid, n_grid, k * (k + 1) // 2))
+    products = np.empty(k * (k + 1) // 2)
     vector = np.zeros((n_grid, n_grid, k))
     for s in range(n):
+        for p in range(k):
+            for q in range(p + 1):
+                products[p * (p + 1) // 2 + q] = terms[s, p] * terms[s, q]
         low_x, low_y = int(np.floor(x[s] + 0.5)) - half, int(np.floor(y[s] + 0.5)) - half
         for j, i in np.ndindex(size, size):
             row, column = low_y + j, low_x + i
@@ -300,23 +305,24 @@ def _back_projected(  # type: ignore[no-untyped-def]
             if clip and left * left > 25.0 * variance:
                 continue
             u, v = center + oversampling * (column - x[s]), center + oversampling * (row - y[s])
-            _add_pixel(normal, vector, u, v, flux[s] * flux[s] / variance, left / flux[s], terms[s])
+            _add_pixel(packed, vector, u, v, flux[s] * flux[s] / variance, left / flux[s], products, terms[s])
+    normal = np.empty((n_grid, n_grid, k, k))
     for p in range(k):
-        for q in range(p):
+        for q in range(p + 1):
+            normal[:, :, p, q] = packed[:, :, p * (p + 1) // 2 + q]
             normal[:, :, q, p] = normal[:, :, p, q]
     return normal, vector
 
 
 @numba.njit(cache=True)
-def _add_pixel(normal, vector, u, v, weight, value, terms):  # type: ignore[no-untyped-def]
-    """Share a pixel at (u, v) of the table among the four entries around it; lower triangles only."""
+def _add_pixel(packed, vector, u, v, weight, value, products, terms):  # type: ignore[no-untyped-def]
+    """Share a pixel at (u, v) of the table among the four entries around it."""
     gu, gv = int(np.floor(u)), int(np.floor(v))
     if gu < 0 or gv < 0 or gu + 1 >= vector.shape[1] or gv + 1 >= vector.shape[0]:
         return
     for b, a in np.ndindex(2, 2):
         share = weight * (1.0 - abs(v - gv - b)) * (1.0 - abs(u - gu - a))
         for p in range(terms.size):
-            part = share * terms[p]
-            vector[gv + b, gu + a, p] += part * value
-            for q in range(p + 1):
-                normal[gv + b, gu + a, p, q] += part * terms[q]
+            vector[gv + b, gu + a, p] += share * value * terms[p]
+        for m in range(products.size):
+            packed[gv + b, gu + a, m] += share * products[m]

@@ -66,7 +66,8 @@ def windowed_shapes(
     window = max(seeing_sigma_px, MIN_WINDOW_SIGMA_PX)
     start = np.ascontiguousarray(x, float), np.ascontiguousarray(y, float)
     result = _windowed(data, rms, masked, *start, window, float(seeing_sigma_px), float(gain))
-    return WindowedShapes(*result[:6], result[6] > 0)
+    new_x, new_y, x_err, y_err, snr, sigma_px, ok = result
+    return WindowedShapes(new_x, new_y, x_err, y_err, snr, sigma_px, ok > 0)
 
 
 @numba.njit(cache=True)
