@@ -133,8 +133,7 @@ def _with_attributes(asset: Any, attributes: dict[str, Any]) -> Any:
     return asset.map_asset_specs(lambda spec: spec.replace_attributes(**attributes))
 
 
-def __getattr__(name: str) -> dg.Definitions:
-    """``defs`` is what Dagster loads; it is built when asked for, so importing has no side effects."""
-    if name == "defs":
-        return build_definitions(Settings.from_environment())
-    raise AttributeError(name)
+@dg.definitions
+def defs() -> dg.Definitions:
+    """What Dagster loads; built when it asks, so importing this module has no side effects."""
+    return build_definitions(Settings.from_environment())

@@ -316,3 +316,20 @@ def refresh_objects(session: Session, ids: Sequence[uuid.UUID]) -> None:
         ),
         execution_options={"synchronize_session": False},
     )
+
+
+def light_curve(session: Session, name: str) -> list[dict[str, Any]] | None:
+    """Detections and forced fluxes of an object, oldest first; None if there is no such object.
+
+    Keys ``kind`` (``detection`` or ``forced``), ``mjd_mid, filter, flux_njy, flux_njy_err, snr, exposure, ccd``.
+    """
+    target = session.scalar(sa.select(ObjectRow.id).where(ObjectRow.name == name))
+    if target is None:
+        return None
+    rows = []
+    for kind, table in (("detection", MeasurementRow), ("forced", ForcedPhotometryRow)):
+        columns = (table.mjd_mid, table.filter, table.flux_njy, table.flux_njy_err, table.exposure, table.ccd)
+        for row in session.execute(sa.select(*columns).where(table.object_id == target)).mappings():
+            usable = row["flux_njy"] is not None and row["flux_njy_err"]
+            rows.append({"kind": kind, **row, "snr": row["flux_njy"] / row["flux_njy_err"] if usable else None})
+    return sorted(rows, key=lambda row: (row["mjd_mid"], row["kind"], row["ccd"]))

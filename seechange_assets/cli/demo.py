@@ -140,13 +140,11 @@ def _simulate(demo: Demo, show: Callable[[str], None]) -> Path:
 
 
 def _start(demo: Demo, show: Callable[[str], None]) -> None:
-    from resources import services
-    from seechange_assets.definitions import build_store
+    from resources.database import Database
+    from seechange_assets.cli.services import start
 
-    services.up(demo.settings)
-    store = build_store(demo.settings)
-    store.database.upgrade()
-    demo.database = store.database
+    start(demo.settings, ui=True)
+    demo.database = Database(demo.settings.database_url)
     demo.settings.drop.mkdir(parents=True, exist_ok=True)
     show(demo.settings.ui_url or "")
 

@@ -1,6 +1,6 @@
 """`seechange up`, `down`, `status`."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,12 +21,20 @@ def up(
     ui: Annotated[bool, typer.Option(help="Also start the Dagster UI and daemon.")] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Start the services that are not running yet, and wait until they answer."""
-    from resources import services
-
+    """Start the services that are not running yet, wait until they answer, and bring the database up to date."""
     with busy("starting the services"):
-        statuses = services.up(settings(), ui=ui)
+        statuses = start(settings(), ui=ui)
     _show(statuses, as_json)
+
+
+def start(configuration: Any, *, ui: bool) -> "list[ServiceStatus]":
+    """Start the services and apply the migrations, Dagster last: it finds the database complete."""
+    from resources import services
+    from resources.database import Database
+
+    statuses = services.up(configuration, ui=False)
+    Database(configuration.database_url).upgrade()
+    return services.up(configuration, ui=True) if ui else statuses
 
 
 def down(as_json: JsonOption = False) -> None:

@@ -20,6 +20,7 @@ from seechange_assets.instruments.headers import (
     clean_text,
     exposure_key,
     field_name,
+    image_shape,
     night_of,
     open_fits,
     read_pixels,
@@ -75,8 +76,10 @@ class DECam(Instrument):
         with open_fits(path) as hdus:
             primary = Keywords(path, "primary header", hdus[0].header)
             product = primary.text("PRODTYPE", default="image")
-            if product != "image":
-                raise primary.refuse("PRODTYPE", f"is {product[:40]!r}: give the image file, its masks and weights are found beside it")
+            if product != "image" or "_ood_" in path.name or "_oow_" in path.name:
+                raise BadExposure(
+                    f"{path}: a mask or weight (PRODTYPE {product[:20]!r}): give the image, the others are found beside it"
+                )
             kind = primary.kind("OBSTYPE")
             mjd = primary.start_mjd()
             ra_deg = dec_deg = math.nan
@@ -115,15 +118,21 @@ class DECam(Instrument):
         names = [hdu.name for hdu in hdus[1:]]
         present = [ccd for ccd in self.ccds if ccd in names]
         if not present or len(set(names)) != len(names):
-            raise BadExposure(f"{path}: extensions {','.join(names)[:60] or 'none'}: expected CCDs N1 to N31, S1 to S31, each once")
+            raise BadExposure(
+                f"{path}: extensions {','.join(names)[:60] or 'none'}: expected CCDs N1 to N31, S1 to S31, each once"
+            )
         if _is_calibrated(hdus):
             return present
-        promised = Keywords(path, "primary header", hdus[0].header).number("NEXTEND", low=1, high=100, default=len(names))
+        promised = Keywords(path, "primary header", hdus[0].header).number(
+            "NEXTEND", low=1, high=100, default=len(names)
+        )
         if len(names) != promised:
-            raise BadExposure(f"{path}: {len(names)} extensions where NEXTEND promises {promised:g}: incomplete, transfer it again")
+            raise BadExposure(
+                f"{path}: {len(names)} extensions where NEXTEND promises {promised:g}: incomplete, transfer it again"
+            )
         for ccd in present:
-            if hdus[ccd].shape != self.raw_shape:
-                raise BadExposure(f"{path}: {ccd}: shape {hdus[ccd].shape} (y, x), expected {self.raw_shape}")
+            if image_shape(hdus[ccd]) != self.raw_shape:
+                raise BadExposure(f"{path}: {ccd}: shape {image_shape(hdus[ccd])} (y, x), expected {self.raw_shape}")
         return present
 
     def _amplifiers(self, header: Keywords, shape: tuple[int, ...]) -> tuple[Amplifier, ...]:
@@ -160,7 +169,9 @@ class DECam(Instrument):
         else:
             # The pipeline equalises the amplifiers to the average raw gain of the camera.
             gain = header.number("ARAWGAIN", "GAIN", "GAINA", low=0.05, high=50.0, default=self.default_gain)
-            saturation = header.number("SATURATE", "SATURATA", low=1000.0, high=400000.0, default=self.default_saturation)
+            saturation = header.number(
+                "SATURATE", "SATURATA", low=1000.0, high=400000.0, default=self.default_saturation
+            )
             read_noise = header.number("RDNOISE", "RDNOISEA", low=0.0, high=200.0, default=self.default_read_noise)
         return ImageInfo(
             exposure=exposure.key, ccd=ccd, instrument=self.name, field=exposure.field, filter=exposure.filters[ccd],

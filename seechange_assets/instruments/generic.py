@@ -21,6 +21,7 @@ from seechange_assets.instruments.headers import (
     clean_text,
     exposure_key,
     field_name,
+    image_shape,
     night_of,
     open_fits,
     read_pixels,
@@ -169,13 +170,18 @@ def _checked_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 def _first_image(path: Path, hdus: Any) -> int:
     for i, hdu in enumerate(hdus):
-        if hdu.is_image and len(hdu.shape) == 2:
+        if len(image_shape(hdu)) == 2:
             return i
     raise BadExposure(f"{path}: no extension holds a two-dimensional image")
 
 
 def _image_info(
-    path: Path, header: Keywords, guess: str, data: FloatImage, overrides: dict[str, Any], keywords: Mapping[str, Sequence[str]]
+    path: Path,
+    header: Keywords,
+    guess: str,
+    data: FloatImage,
+    overrides: dict[str, Any],
+    keywords: Mapping[str, Sequence[str]],
 ) -> ImageInfo:
     """Every field from the override, else the header, else the fall-back."""
 

@@ -8,7 +8,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,21 +107,19 @@ def open_fits(path: Path) -> Iterator["HDUList"]:
     from astropy.io import fits
     from astropy.utils.exceptions import AstropyUserWarning
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), ExitStack() as stack:
         warnings.simplefilter("ignore", AstropyUserWarning)
         try:
-            hdus = fits.open(path, memmap=False, lazy_load_hdus=False)
+            hdus = stack.enter_context(fits.open(path, memmap=False, lazy_load_hdus=False))
+            _check_structure(path, hdus)
         except FileNotFoundError as error:
             raise BadExposure(f"{path}: no such file") from error
-        except _CORRUPT as error:
+        except (*_CORRUPT, fits.VerifyError) as error:
             raise BadExposure(f"{path}: not a readable FITS file ({_one_line(error)}): transfer it again") from error
-        with hdus:
-            _check_size(path, hdus)
-            yield hdus
+        yield hdus
 
 
-#: What astropy raises on damaged bytes; anything else would be a fault of ours. (`VerifyError` is a plain Exception
-#: in astropy, so it is caught by name where a card is read.)
+#: What astropy raises on damaged bytes, besides `VerifyError`; anything else would be a fault of ours.
 _CORRUPT = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, AttributeError, OverflowError)
 
 
@@ -129,15 +127,36 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:120]
 
 
-def _check_size(path: Path, hdus: "HDUList") -> None:
-    """Compare the size of an uncompressed file with the end of each data unit."""
+#: Keywords that astropy itself relies on; it reads them when it pleases, so they are tried at once.
+_STRUCTURE = (
+    "XTENSION",
+    "BITPIX",
+    "NAXIS",
+    "NAXIS1",
+    "NAXIS2",
+    "PCOUNT",
+    "GCOUNT",
+    "EXTNAME",
+    "BZERO",
+    "BSCALE",
+    "BLANK",
+)
+
+
+def _check_structure(path: Path, hdus: "HDUList") -> None:
+    """Read the structural keywords; compare the size of an uncompressed file with the end of each data unit."""
     from astropy.io import fits
 
+    for hdu in hdus:
+        for keyword in _STRUCTURE:
+            hdu.header.get(keyword)
     if path.suffix in (".gz", ".bz2", ".xz"):
         return
     size = path.stat().st_size
     for hdu in hdus:
-        place = hdu.fileinfo()
+        place, shape = hdu.fileinfo(), image_shape(hdu)
+        if not all(isinstance(n, int) and n >= 0 for n in shape):
+            raise BadExposure(f"{path}: extension {hdu.name or 'PRIMARY'} has the impossible shape {shape}")
         # Blocks are padded to 2880 bytes; a missing padding at the end loses nothing. The size of a tile-compressed
         # image is that of its decompressed pixels, so only the padded span is known.
         span = place["datSpan"] if isinstance(hdu, fits.CompImageHDU) else min(place["datSpan"], hdu.size)
@@ -148,6 +167,11 @@ def _check_size(path: Path, hdus: "HDUList") -> None:
             )
 
 
+def image_shape(hdu: Any) -> tuple[int, ...]:
+    """Shape (y, x) of an image extension; empty for tables and for extensions of unknown type."""
+    return tuple(hdu.shape) if getattr(hdu, "is_image", False) and hasattr(hdu, "shape") else ()
+
+
 def read_pixels(path: Path, hdus: "HDUList", extension: str | int) -> NDArray[np.float32]:
     """The two-dimensional pixels of an extension as native float32.
 
@@ -156,13 +180,17 @@ def read_pixels(path: Path, hdus: "HDUList", extension: str | int) -> NDArray[np
     BadExposure
         When the extension is missing, is no image, or cannot be read.
     """
+    from astropy.io.fits import VerifyError
+
     try:
-        data = hdus[extension].data
-    except KeyError as error:
+        hdu = hdus[extension]
+    except (KeyError, IndexError) as error:
         raise BadExposure(f"{path}: no extension {extension!r}: is this a file of another instrument?") from error
-    except _CORRUPT as error:
+    try:
+        data = hdu.data
+    except (*_CORRUPT, VerifyError) as error:
         raise BadExposure(f"{path}: extension {extension!r} cannot be read ({_one_line(error)})") from error
-    if data is None or data.ndim != 2:
+    if not isinstance(data, np.ndarray) or data.ndim != 2 or data.dtype.kind not in "uif":
         raise BadExposure(f"{path}: extension {extension!r} holds no two-dimensional image")
     return np.ascontiguousarray(data, dtype=np.float32)
 
@@ -207,7 +235,9 @@ class Keywords:
 
     def refuse(self, keyword: str, what: str) -> BadExposure:
         """The error for a keyword: file, extension, keyword, what is wrong."""
-        return BadExposure(f"{self._path}: {self._extension}: {keyword} {what}: correct the header or set the file aside")
+        return BadExposure(
+            f"{self._path}: {self._extension}: {keyword} {what}: correct the header or set the file aside"
+        )
 
     def raw(self, *names: str) -> tuple[str, Any]:
         """The first of `names` that is present with a value, and that value (None if absent)."""

@@ -17,6 +17,7 @@ from seechange_assets.instruments.headers import (
     clean_text,
     exposure_key,
     field_name,
+    image_shape,
     night_of,
     open_fits,
     read_pixels,
@@ -172,8 +173,8 @@ class Ls4(Instrument):
                 f" name them CCD{self.ccds[0]} to CCD{self.ccds[-1]}, with CCDLIST if some are left out"
             )
         for hdu in hdus[1:]:
-            if hdu.shape != self.raw_shape:
-                raise BadExposure(f"{path}: {hdu.name}: shape {hdu.shape} (y, x), expected {self.raw_shape}")
+            if image_shape(hdu) != self.raw_shape:
+                raise BadExposure(f"{path}: {hdu.name}: shape {image_shape(hdu)} (y, x), expected {self.raw_shape}")
         return [ccd for ccd in self.ccds if ccd in expected]
 
     def _filter(self, path: Path, hdus: "HDUList", ccd: str, kind: str) -> str:
@@ -216,9 +217,7 @@ def _pointing(header: Keywords, kind: str) -> tuple[float, float]:
     return header.angle("RA", 0.0, 360.0, hours=True) % 360.0, header.angle("DEC", -90.0, 90.0)
 
 
-def _check_sections(
-    header: Keywords, amp: Amplifier, data: tuple[slice, slice], overscan: tuple[slice, slice]
-) -> None:
+def _check_sections(header: Keywords, amp: Amplifier, data: tuple[slice, slice], overscan: tuple[slice, slice]) -> None:
     """Sections from a header must fit the CCD, and the overscan must have the rows of the data."""
     expected = tuple(s.stop - s.start for s in amp.ccd)
     if tuple(s.stop - s.start for s in data) != expected:

@@ -124,7 +124,7 @@ def simulate(rng: np.random.Generator, *, fwhm_px: float | None = None, kinds: t
     kind = _random_kinds(rng, kinds, x.size)
     for column, row, k in zip(x, y, kind, strict=True):
         _PAINTERS[KINDS[k]](scene, column, row)
-        _neighbours(scene, column, row)
+        _neighbours(scene, column, row, KINDS[k])
     difference = _subtracted(scene, model_new.psf, model_reference.psf)
     return _found(scene, difference, x, y, kind)
 
@@ -210,15 +210,21 @@ def _near_star(scene: _Scene, x: float, y: float) -> None:
     _transient(scene, x, y)
 
 
-def _neighbours(scene: _Scene, x: float, y: float) -> None:
-    """Often a static star elsewhere on the stamp, now and then another transient or variable star."""
+def _neighbours(scene: _Scene, x: float, y: float, kind: str) -> None:
+    """Often a static star elsewhere on the stamp, now and then another transient or variable star.
+
+    That one stays away from where an artefact of the cell may peak, or it would be found under its name.
+    """
     rng = scene.rng
-    angle, distance = rng.uniform(0, 2 * np.pi, 2), rng.uniform(max(7, 2.2 * scene.fwhm), 24, 2)
+    nearest = np.array(
+        [max(7, 3 * scene.fwhm), max(7, 2.2 * scene.fwhm) if kind in REAL_KINDS else max(14, 3.5 * scene.fwhm)]
+    )
+    angle, distance = rng.uniform(0, 2 * np.pi, 2), rng.uniform(nearest, 26)
     dx, dy = distance * np.cos(angle), distance * np.sin(angle)
     if rng.random() < 0.4:
         flux = np.array([_snr(rng, 5, 300) * scene.flux_unit])
         scene.draw_static(x + dx[:1], y + dy[:1], flux, tuple(rng.normal(0, 0.01, 2)))
-    if rng.random() < 0.1:
+    if rng.random() < 0.1 and kind != "noise":
         _transient(scene, x + dx[1], y + dy[1])
 
 

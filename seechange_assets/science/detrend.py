@@ -78,7 +78,9 @@ def detrend(
     data, saturated = _trimmed(raw, todo, masters.get("bias"))
     fraction = float(saturated.mean())
     if fraction > max_saturated_fraction:
-        raise BadPixels(f"{_where(raw.info)}: {fraction:.0%} of the pixels are saturated: exposed in daylight or on the Moon?")
+        raise BadPixels(
+            f"{_where(raw.info)}: {fraction:.0%} of the pixels are saturated: exposed in daylight or on the Moon?"
+        )
     flags = _initial_flags(raw, bad_pixels, saturated, data.shape, bleed_length_px)
     for master in masters.values():
         _check_shape(raw.info, master, data.shape)
@@ -145,13 +147,17 @@ def _where(info: ImageInfo) -> str:
     return f"{info.exposure} CCD {info.ccd}"
 
 
-def _required_masters(info: ImageInfo, todo: Sequence[str], bias: Master | None, flat: Master | None) -> dict[str, Master]:
+def _required_masters(
+    info: ImageInfo, todo: Sequence[str], bias: Master | None, flat: Master | None
+) -> dict[str, Master]:
     given = {"bias": bias, "flat": flat}
     needed = {}
     for kind, master in given.items():
         if kind in todo:
             if master is None:
-                raise MasterNotFound(f"{_where(info)}: no master {kind} for MJD {info.mjd:.2f}, filter {info.filter}: ingest calibrations")
+                raise MasterNotFound(
+                    f"{_where(info)}: no master {kind} for MJD {info.mjd:.2f}, filter {info.filter}: ingest calibrations"
+                )
             needed[kind] = master
     return needed
 
@@ -201,7 +207,9 @@ def ccd_shape(amplifiers: "Sequence[Amplifier]") -> tuple[int, int]:
 
 def _check_shape(info: ImageInfo, master: Master, shape: tuple[int, ...]) -> None:
     if master.data.shape != shape:
-        raise BadPixels(f"{_where(info)}: master {master.kind} {master.calibration} has shape {master.data.shape}, the CCD {shape}")
+        raise BadPixels(
+            f"{_where(info)}: master {master.kind} {master.calibration} has shape {master.data.shape}, the CCD {shape}"
+        )
 
 
 def _initial_flags(

@@ -15,6 +15,8 @@ from seechange_assets.science.psf_photometry import MIN_WEIGHT_FRACTION, chunks,
 MODEL_ACCURACY = 0.01
 # The fluxes are fitted within this radius; the whole stamps are subtracted.
 CORE_FWHM, MIN_CORE_PX = 1.5, 2.5
+# A correction below this share of the sky's part in the error of the flux is not worth a subtraction.
+NEGLIGIBLE_STEP = 1e-3
 
 FloatArray = NDArray[np.float64]
 
@@ -103,6 +105,8 @@ def _sweep(flux, residual, rms, usable, stamps, low_x, low_y, core_px, sweeps): 
                 flux[s] = np.nan
                 continue
             step = top / bottom
+            if abs(step) < NEGLIGIBLE_STEP / np.sqrt(bottom):
+                continue
             flux[s] += step
             for j in range(max(0, -low_y[s]), min(size, residual.shape[0] - low_y[s])):
                 for i in range(max(0, -low_x[s]), min(size, residual.shape[1] - low_x[s])):

@@ -167,7 +167,11 @@ _Kept = list[tuple["RawCcd", list[NDArray[np.float32]]]]
 
 
 def _usable(
-    frames: "Sequence[RawCcd]", levels: list[list[NDArray[np.float32]]], usable: NDArray[np.bool_], kind: str, min_frames: int
+    frames: "Sequence[RawCcd]",
+    levels: list[list[NDArray[np.float32]]],
+    usable: NDArray[np.bool_],
+    kind: str,
+    min_frames: int,
 ) -> _Kept:
     kept = [(frame, level) for frame, level, good in zip(frames, levels, usable, strict=True) if good]
     if len(kept) < min_frames:
@@ -179,7 +183,11 @@ def _usable(
 
 
 def _stack(
-    kept: _Kept, signal: Callable[..., FloatImage], norms: NDArray[np.float32], noises: NDArray[np.float32], clip_sigma: float
+    kept: _Kept,
+    signal: Callable[..., FloatImage],
+    norms: NDArray[np.float32],
+    noises: NDArray[np.float32],
+    clip_sigma: float,
 ) -> FloatImage:
     """Clipped mean of all frames, each divided by its norm, strip by strip."""
     amplifiers = kept[0][0].amplifiers

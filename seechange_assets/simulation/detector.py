@@ -127,7 +127,12 @@ def draw_cosmic_rays(rng: Generator, shape: tuple[int, ...], count: int) -> Floa
         deposit = charge * 0.2 * rng.gamma(4.0, 0.25, len(along)) * (5.0 if len(along) == 1 else 1.0)
         ix, iy = x.astype(int), y.astype(int)
         fx, fy = x - ix, y - iy
-        for dy, dx, share in ((0, 0, (1 - fx) * (1 - fy)), (0, 1, fx * (1 - fy)), (1, 0, (1 - fx) * fy), (1, 1, fx * fy)):
+        for dy, dx, share in (
+            (0, 0, (1 - fx) * (1 - fy)),
+            (0, 1, fx * (1 - fy)),
+            (1, 0, (1 - fx) * fy),
+            (1, 1, fx * fy),
+        ):
             np.add.at(image, (iy + dy, ix + dx), (deposit * share).astype(np.float32))
     return image[:ny, :nx]
 

@@ -82,7 +82,9 @@ def render_scene(
     ny, nx = geometry.shape
     zero_point = conditions.zero_point_e(filter_name)
     level = conditions.sky_e(filter_name, geometry.scale_arcsec)
-    slope_x, slope_y = (level * g * np.linspace(-0.5, 0.5, n) for g, n in zip(conditions.gradient, (nx, ny), strict=True))
+    slope_x, slope_y = (
+        level * g * np.linspace(-0.5, 0.5, n) for g, n in zip(conditions.gradient, (nx, ny), strict=True)
+    )
     electrons = (level + slope_x[None, :] + slope_y[:, None]).astype(np.float32)
     galaxies, transients = sky.galaxies, sky.transients
     x, y = geometry.sky_to_pixel(galaxies.point_ra, galaxies.point_dec)

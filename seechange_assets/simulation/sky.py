@@ -150,7 +150,16 @@ def draw_galaxies(rng: Generator, cell: Geometry, density_deg2: float = GALAXY_D
     north = major * np.sin(angle[galaxy]) + minor * np.cos(angle[galaxy])
     point_ra = (ra[galaxy] + east / 3600 / np.cos(np.radians(dec[galaxy]))) % 360.0
     return Galaxies(
-        ra, dec, mag, half_light, axis_ratio, angle, point_ra, dec[galaxy] + north / 3600, 1.0 / n_points[galaxy], galaxy
+        ra,
+        dec,
+        mag,
+        half_light,
+        axis_ratio,
+        angle,
+        point_ra,
+        dec[galaxy] + north / 3600,
+        1.0 / n_points[galaxy],
+        galaxy,
     )
 
 

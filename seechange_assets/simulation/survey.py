@@ -153,7 +153,9 @@ def simulate_survey(
         raise ParameterError(f"simulate: instrument {instrument!r} has no simulator: use ls4 or demo")
     unknown = [ccd for ccd in ccds if ccd not in camera.ccds]
     if unknown or not ccds:
-        raise ParameterError(f"simulate: unknown CCD {unknown[:1]}: use names from {camera.ccds[0]} to {camera.ccds[-1]}")
+        raise ParameterError(
+            f"simulate: unknown CCD {unknown[:1]}: use names from {camera.ccds[0]} to {camera.ccds[-1]}"
+        )
     chosen = tuple(ccd for ccd in camera.ccds if ccd in ccds)
     simulator = _Simulator(seed, camera, transients_per_ccd, max(reference_epochs, 1), streaks)
     plan = _plan(simulator, exposures, reference_epochs, biases, flats)
@@ -177,7 +179,16 @@ def simulate_survey(
         progress("done", 1.0)
     files = {name: tuple(paths) for name, paths in written.items()}
     return SimulatedSurvey(
-        out, camera.name, chosen, files["bias"], files["flat"], files["reference"], files["survey"], keys, catalog, truth
+        out,
+        camera.name,
+        chosen,
+        files["bias"],
+        files["flat"],
+        files["reference"],
+        files["survey"],
+        keys,
+        catalog,
+        truth,
     )
 
 
@@ -206,7 +217,9 @@ def _plan(simulator: _Simulator, exposures: int, references: int, biases: int, f
             exptime_s = 0.0 if kind == "bias" else 5.0
             plan.append(_Exposure(len(plan), kind, "calibration", Conditions(_mjd(start), exptime_s, float("nan"))))
     for i in range(references):
-        plan.append(_science(simulator, len(plan), "reference", FIRST_REFERENCE + timedelta(days=i), REFERENCE_SEEING_ARCSEC))
+        plan.append(
+            _science(simulator, len(plan), "reference", FIRST_REFERENCE + timedelta(days=i), REFERENCE_SEEING_ARCSEC)
+        )
     per_night = max(2, -(-exposures // SCIENCE_NIGHTS))
     spacing = min(timedelta(minutes=75), timedelta(minutes=360) / per_night)
     for i in range(exposures):
@@ -300,7 +313,11 @@ def _note_truth(simulator, exposure, key, ccd, sky, scene, psf, detector) -> Non
     gain = float(np.mean(camera.gains))
     zero_point = exposure.conditions.zero_point_e(camera.default_filter(ccd))
     snr = expected_snr(
-        scene, psf, detector.flat, read_noise_e=float(np.mean(camera.read_noises)), n_reference=simulator.reference_epochs
+        scene,
+        psf,
+        detector.flat,
+        read_noise_e=float(np.mean(camera.read_noises)),
+        n_reference=simulator.reference_epochs,
     )
     ra, dec = transients.ra.copy(), transients.dec.copy()
     stars = transients.star >= 0

@@ -143,7 +143,9 @@ def test_bad_amplifier_value(tmp_path: Path) -> None:
         get_instrument("demo").read_ccd(path, "01")
 
 
-@pytest.mark.parametrize("hostile", ["../../etc/passwd", "a'; DROP TABLE images;--", "x" * 68, "...", "naïve ☃"[:5], "a\\b c"])
+@pytest.mark.parametrize(
+    "hostile", ["../../etc/passwd", "a'; DROP TABLE images;--", "x" * 68, "...", "naïve ☃"[:5], "a\\b c"]
+)
 def test_hostile_names_are_made_safe(tmp_path: Path, hostile: str) -> None:
     def edit(hdus: fits.HDUList) -> None:
         for keyword in ("OBJECT", "PROJECT", "FIELD"):
@@ -179,7 +181,9 @@ def _padding() -> int:
     return -(512 * 552 * 2) % 2880
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"\x00" * 5000, b"SIMPLE  =", b"SIMPLE  =                    T" + b" " * 2850])
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"\x00" * 5000, b"SIMPLE  =", b"SIMPLE  =                    T" + b" " * 2850]
+)
 def test_not_fits(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "no.fits"
     path.write_bytes(content)

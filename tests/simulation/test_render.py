@@ -9,7 +9,9 @@ from seechange_assets.simulation.render import MoffatField, add_sources
 @pytest.mark.parametrize("fwhm_px", [1.2, 2.0, 4.0])
 def test_flux_is_conserved(fwhm_px: float) -> None:
     image = np.zeros((301, 301), np.float32)
-    add_sources(image, np.array([150.3]), np.array([149.8]), np.array([1e6]), MoffatField(fwhm_px, image.shape, tilt=0.0))
+    add_sources(
+        image, np.array([150.3]), np.array([149.8]), np.array([1e6]), MoffatField(fwhm_px, image.shape, tilt=0.0)
+    )
     # A Moffat of beta 3.2 keeps 1e-4 of its light beyond 60 half widths.
     assert image.sum() == pytest.approx(1e6, rel=2e-3)
 

@@ -25,7 +25,9 @@ def test_files_are_what_the_instrument_reads() -> None:
 
 def test_same_seed_same_bytes_whatever_else_is_made(tmp_path: Path) -> None:
     survey = demo_survey()
-    other = simulate_survey(tmp_path, seed=11, exposures=1, ccds=("01", "02"), instrument="demo", streaks=1, biases=1, flats=1)
+    other = simulate_survey(
+        tmp_path, seed=11, exposures=1, ccds=("01", "02"), instrument="demo", streaks=1, biases=1, flats=1
+    )
     assert _digest(other.science[0]) == _digest(survey.science[0])
     different = simulate_survey(tmp_path, seed=12, exposures=1, ccds=("01", "02"), instrument="demo", biases=1, flats=1)
     assert _digest(different.science[0]) != _digest(survey.science[0])
@@ -33,7 +35,9 @@ def test_same_seed_same_bytes_whatever_else_is_made(tmp_path: Path) -> None:
 
 def test_a_ccd_does_not_depend_on_the_others(tmp_path: Path) -> None:
     survey, camera = demo_survey(), get_instrument("demo")
-    alone = simulate_survey(tmp_path, seed=11, exposures=1, ccds=("02",), instrument="demo", streaks=1, biases=1, flats=1)
+    alone = simulate_survey(
+        tmp_path, seed=11, exposures=1, ccds=("02",), instrument="demo", streaks=1, biases=1, flats=1
+    )
     np.testing.assert_array_equal(
         camera.read_ccd(alone.science[0], "02").data, camera.read_ccd(survey.science[0], "02").data
     )

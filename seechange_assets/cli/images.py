@@ -1,0 +1,191 @@
+"""`seechange subtract` and `calibrate`: the science path on plain FITS images, without a database."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from seechange_assets.cli.common import JsonOption, busy, print_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    from astropy.table import Table
+
+    from seechange_assets.products import SkyCatalog
+
+OutOption = Annotated[Path, typer.Option("-o", "--out", help="Folder to write into.")]
+CatalogOption = Annotated[
+    str | None, typer.Option(help="Star catalogue: a FITS, LDAC, CSV or ECSV file, a partitioned folder, or `gaia`.")
+]
+ExtensionOption = Annotated[str | None, typer.Option(help="Extension of the image, by name or number.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(subtract)
+    app.command()(calibrate)
+
+
+def subtract(
+    new: Annotated[Path, typer.Argument(help="Calibrated FITS image.")],
+    reference: Annotated[Path, typer.Argument(help="Calibrated FITS image to subtract.")],
+    out: OutOption,
+    catalog: CatalogOption = None,
+    method: Annotated[str, typer.Option(help="zogy or direct.")] = "zogy",
+    threshold: Annotated[float, typer.Option(min=2.0, help="Least |S/N| of a detection.")] = 5.0,
+    ignore_filter: Annotated[bool, typer.Option(help="Subtract although the filters differ.")] = False,
+    extension: ExtensionOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Subtract one image from another: difference, score, detections and a summary."""
+    from seechange_assets.instruments.generic import read_image
+    from seechange_assets.science.detections import detect
+    from seechange_assets.science.subtract_pair import subtract_images
+
+    with busy("subtracting"):
+        images = [read_image(path, extension=_extension(extension)) for path in (new, reference)]
+        stars = _catalog(catalog, images[0])
+        difference, calibrated, used = subtract_images(*images, stars, method=method, ignore_filter=ignore_filter)
+        detections = detect(difference, threshold=threshold)
+    summary = {
+        "method": difference.method,
+        "n_detections": len(detections.table),
+        "blank_sky_score_sigma": round(blank_sky_sigma(difference, calibrated.sources.table), 4),
+        "flux_scale": difference.flux_scale,
+        "n_alignment_stars": difference.n_alignment_stars,
+        "alignment_rms_px": difference.alignment_rms_px,
+        "fwhm_new_px": calibrated.psf.fwhm_px,
+        "fwhm_reference_px": used.psf.fwhm_px,
+        "n_psf_stars": calibrated.psf.n_stars,
+        "zp": difference.zp,
+        "zp_err": difference.zp_err,
+        "limiting_magnitude": difference.limiting_magnitude,
+        "masked_fraction": difference.masked_fraction,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    _write_image(out / "diff.fits", difference.data, difference.wcs.header)
+    _write_image(out / "score.fits", difference.score, difference.wcs.header)
+    detections.table.write(out / "detections.fits", overwrite=True)
+    _finish(out, summary, as_json)
+
+
+def calibrate(
+    image: Annotated[Path, typer.Argument(help="FITS image without the marks of the camera.")],
+    out: OutOption,
+    catalog: CatalogOption = None,
+    mask: Annotated[Path | None, typer.Option(help="Mask image, not zero where bad.")] = None,
+    weight: Annotated[Path | None, typer.Option(help="Inverse-variance image.")] = None,
+    extension: ExtensionOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Background, sources, PSF, WCS and zero point of one image: tables, solved header and a summary."""
+    from seechange_assets.instruments.generic import read_image
+    from seechange_assets.science.background import level_map, rms_map
+    from seechange_assets.science.subtract_pair import calibrate as calibrate_image
+
+    with busy("calibrating"):
+        raw = read_image(image, mask=mask, weight=weight, extension=_extension(extension))
+        result = calibrate_image(raw, _catalog(catalog, raw))
+    out.mkdir(parents=True, exist_ok=True)
+    _write_image(out / "background.fits", level_map(result.background), result.wcs.header)
+    _write_image(out / "background_rms.fits", rms_map(result.background), result.wcs.header)
+    _source_table(result).write(out / "sources.fits", overwrite=True)
+    _write_image(out / "psf.fits", result.psf.coefficients, "")
+    (out / "solved.hdr").write_text(result.wcs.header + "\n")
+    _finish(out, _calibration_summary(result), as_json)
+
+
+def _calibration_summary(result: Any) -> dict[str, Any]:
+    wcs, zp = result.wcs, result.zp
+    return {
+        "background": result.background.level,
+        "background_rms": result.background.rms,
+        "n_sources": len(result.sources.table),
+        "n_stars": int(result.sources.table["is_star"].sum()),
+        "fwhm_px": result.psf.fwhm_px,
+        "psf_form": result.psf.form,
+        "n_psf_stars": result.psf.n_stars,
+        "psf_chi2": result.psf.chi2,
+        "n_wcs_stars": wcs.n_matched,
+        "residual_ra_mas": wcs.residual_ra_mas,
+        "residual_dec_mas": wcs.residual_dec_mas,
+        "zp": zp.zp,
+        "zp_err": zp.zp_err,
+        "zp_scatter": zp.scatter,
+        "n_zp_stars": zp.n_stars,
+        "limiting_magnitude": zp.limiting_magnitude,
+    }
+
+
+def _source_table(result: Any) -> "Table":
+    """Sources with their PSF fluxes, sky positions and magnitudes."""
+    import numpy as np
+    from astropy.table import hstack
+
+    photometry = result.psf.photometry.copy()
+    photometry.rename_columns(["chi2", "used"], ["psf_chi2", "used_for_psf"])
+    table = hstack([result.sources.table, photometry])
+    table["ra"], table["dec"] = result.wcs.astropy().all_pix2world(table["x"], table["y"], 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        table["mag"] = result.zp.zp - 2.5 * np.log10(table["flux_psf"])
+    return table
+
+
+def blank_sky_sigma(difference: Any, sources: "Table", clearance_fwhm: float = 3.0) -> float:
+    """Robust width of the score on unflagged pixels away from every source (1 when calibrated)."""
+    import numpy as np
+
+    ny, nx = difference.score.shape
+    blank = (difference.flags == 0) & np.isfinite(difference.score)
+    radius = clearance_fwhm * difference.psf.fwhm_px
+    half = int(np.ceil(radius))
+    for x, y in zip(sources["x"], sources["y"], strict=True):
+        x0, y0 = round(float(x)), round(float(y))
+        rows, columns = slice(max(0, y0 - half), min(ny, y0 + half + 1)), slice(max(0, x0 - half), min(nx, x0 + half + 1))
+        yy, xx = np.mgrid[rows, columns]
+        blank[rows, columns] &= np.hypot(xx - x, yy - y) > radius
+    score = difference.score[blank]
+    if score.size == 0:
+        return float("nan")
+    return float(1.4826 * np.median(np.abs(score - np.median(score))))
+
+
+def _catalog(location: str | None, raw: Any) -> "SkyCatalog | None":
+    """Stars around an image from the catalogue the user names."""
+    if location is None:
+        return None
+    from resources.sky_catalog import open_sky_catalog
+    from seechange_assets.science.astrometry import catalog_cone
+
+    return open_sky_catalog(location).cone(*catalog_cone(raw.info, raw.data.shape, 60.0))
+
+
+def _extension(value: str | None) -> str | int | None:
+    return int(value) if value is not None and value.isdigit() else value
+
+
+def _write_image(path: Path, data: "np.ndarray", wcs_header: str) -> None:
+    from astropy.io import fits
+
+    from seechange_assets.products import header_from_text
+
+    header = header_from_text(wcs_header) if wcs_header else None
+    fits.PrimaryHDU(data, header).writeto(path, overwrite=True)
+
+
+def _finish(out: Path, summary: dict[str, Any], as_json: bool) -> None:
+    from seechange_assets.products import plain
+
+    (out / "summary.json").write_text(_dump(plain(summary)) + "\n")
+    if as_json:
+        print_json(plain(summary))
+        return
+    for name, value in summary.items():
+        typer.echo(f"{name:>24}  {value:.5g}" if isinstance(value, float) else f"{name:>24}  {value}")
+    typer.echo(f"written to {out}")
+
+
+def _dump(data: Any) -> str:
+    import json
+
+    return json.dumps(data, indent=2)
