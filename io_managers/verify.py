@@ -14,7 +14,7 @@ _CHUNK = 1000
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One disagreement: ``missing``, ``changed``, ``orphan`` or ``partial`` (left by a killed writer)."""
+    """One disagreement: ``missing``, ``changed`` or ``orphan``."""
 
     kind: str
     path: str
@@ -25,6 +25,9 @@ def verify(
     database: Database, archive: Archive, progress: Callable[[int, int], None] | None = None
 ) -> tuple[int, list[Problem]]:
     """Check every row's file and every file's row.
+
+    Partial files of writers that were killed are no problem: nothing reads them, and the next writer of
+    the same file removes them.
 
     Returns
     -------
@@ -39,10 +42,7 @@ def verify(
         if progress:
             progress(done, len(expected))
     for path in archive.files():
-        name = path.rsplit("/", 1)[-1]
-        if name.startswith(TEMPORARY_PREFIX):
-            problems.append(Problem("partial", path, "left by a writer that was killed; safe to delete"))
-        elif path not in expected:
+        if path not in expected and not path.rsplit("/", 1)[-1].startswith(TEMPORARY_PREFIX):
             problems.append(Problem("orphan", path, "no row names this file"))
     return len(expected), problems
 

@@ -4,6 +4,7 @@ A local file appears by temporary name, fsync, rename: it is whole or absent.
 Paths are relative to the root and every part passes the allow-list.
 """
 
+import fcntl
 import hashlib
 import os
 import tempfile
@@ -16,6 +17,7 @@ from seechange_assets.errors import ArchiveError
 from seechange_assets.names import checked_name
 
 TEMPORARY_PREFIX = ".partial-"
+_LOCK_SUFFIX = ".lock"
 
 
 class Archive:
@@ -46,13 +48,15 @@ class Archive:
             return self._upload(path, writer)
         target = Path(self.root, path)
         target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(target)
         temporary = target.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{target.name}")
         try:
-            writer(temporary)
-            sha256, n_bytes = file_digest(temporary), temporary.stat().st_size
-            _sync(temporary)
-            temporary.replace(target)
-            _sync(target.parent)
+            with _claimed(temporary):
+                writer(temporary)
+                sha256, n_bytes = file_digest(temporary), temporary.stat().st_size
+                _sync(temporary)
+                temporary.replace(target)
+                _sync(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
         return sha256, n_bytes
@@ -131,6 +135,30 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file, as hexadecimal text."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _claimed(temporary: Path) -> Iterator[None]:
+    """Hold a lock beside a temporary file while it is written; the kernel frees it when the writer dies."""
+    lock = temporary.with_name(f"{temporary.name}{_LOCK_SUFFIX}")
+    with lock.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Delete what writers of the same file left behind when they were killed."""
+    for lock in target.parent.glob(f"{TEMPORARY_PREFIX}*-{target.name}{_LOCK_SUFFIX}"):
+        with lock.open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue  # its writer is alive
+            lock.with_name(lock.name.removesuffix(_LOCK_SUFFIX)).unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

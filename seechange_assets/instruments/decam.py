@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from seechange_assets.errors import BadExposure
 from seechange_assets.instruments.base import Amplifier, Instrument, RawCcd
 from seechange_assets.instruments.headers import (
-    KINDS,
     Keywords,
     clean_text,
     exposure_key,
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from astropy.io.fits import HDUList
 
 #: Gaia to DECam: m = G - sum c_i (BP-RP)^i, as SeeChange derived from DECaLS stars.
-GAIA_COLORS = {
+GAIA_COLORS: dict[str, tuple[float, ...]] = {
     "g": (0.07926061, -0.18958323, -0.50588824, 0.11476034),
     "r": (-0.28526417, 0.65444024, -0.25415955, -0.00204337),
     "i": (-0.2491122, 0.51709843, 0.02919352, -0.02097517),
@@ -78,7 +77,7 @@ class DECam(Instrument):
             product = primary.text("PRODTYPE", default="image")
             if product != "image" or "_ood_" in path.name or "_oow_" in path.name:
                 raise BadExposure(
-                    f"{path}: a mask or weight (PRODTYPE {product[:20]!r}): give the image, the others are found beside it"
+                    f"{path}: a mask or weight (PRODTYPE {product[:20]!r}): give the image they belong to"
                 )
             kind = primary.kind("OBSTYPE")
             mjd = primary.start_mjd()
@@ -118,9 +117,7 @@ class DECam(Instrument):
         names = [hdu.name for hdu in hdus[1:]]
         present = [ccd for ccd in self.ccds if ccd in names]
         if not present or len(set(names)) != len(names):
-            raise BadExposure(
-                f"{path}: extensions {','.join(names)[:60] or 'none'}: expected CCDs N1 to N31, S1 to S31, each once"
-            )
+            raise BadExposure(f"{path}: extensions {','.join(names)[:60]}: expected N1 to N31, S1 to S31, each once")
         if _is_calibrated(hdus):
             return present
         promised = Keywords(path, "primary header", hdus[0].header).number(

@@ -256,7 +256,7 @@ class Keywords:
 
     def text(self, *names: str, default: str = _MISSING) -> str:
         """A text value, stripped."""
-        name, value = self.raw(*names)
+        _, value = self.raw(*names)
         if value is None:
             if default is _MISSING:
                 raise self.refuse(" or ".join(names), "is missing")

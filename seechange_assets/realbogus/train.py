@@ -124,7 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Simulate, train, save, report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--examples", type=int, default=20000)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=11)
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("cnn-1.npz"))
     options = parser.parse_args(arguments)
     start = time.process_time()

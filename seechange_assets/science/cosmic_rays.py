@@ -8,13 +8,19 @@ image's own seeing, so that undersampled stars survive. And a pixel also counts 
 light falls off in one direction faster than any star's does, which shows tracks in sharp seeing.
 """
 
-from functools import lru_cache
-
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 from seechange_assets.products import Flag, FlagImage, FloatImage
+from seechange_assets.science.laplacian import (
+    fine_structure_at,
+    insert_sorted,
+    laplacian_at,
+    significance_at,
+    star_limits,
+    star_tables,
+)
 
 #: The seeing is trusted between these limits, and measured when this many stars are there.
 FWHM_RANGE_PX, FEWEST_STARS = (1.2, 8.0), 15
@@ -97,7 +103,9 @@ def _sky(work: FloatImage, flags: FlagImage, gain: float, read_noise: float) -> 
     return sky, max(rms, read_noise / gain, 1e-6)
 
 
-def _seeing(work: FloatImage, blocked: NDArray[np.uint8], candidates: NDArray, sky: float, rms: float) -> float:
+def _seeing(
+    work: FloatImage, blocked: NDArray[np.uint8], candidates: NDArray[np.int64], sky: float, rms: float
+) -> float:
     """FWHM [pixel] from the sharpness of bright peaks, nearly all of which are stars.
 
     Too few peaks: the sharpest seeing that is considered, the cautious choice.
@@ -105,121 +113,8 @@ def _seeing(work: FloatImage, blocked: NDArray[np.uint8], candidates: NDArray, s
     ratios = _peak_sharpness(work, blocked, candidates, sky, SEEING_SIGMA * rms)
     if len(ratios) < FEWEST_STARS:
         return FWHM_RANGE_PX[0]
-    grid, sharpness, _ = _star_tables()
+    grid, sharpness, _ = star_tables()
     return float(np.interp(np.median(ratios), sharpness, grid))
-
-
-def star_limits(fwhm_px: float) -> NDArray[np.float64]:
-    """What the pixels of a star of this FWHM [pixel] can reach, over all positions of the star in its pixel.
-
-    Returns
-    -------
-    ndarray, shape (4,)
-        Half the largest ratio of Laplacian to flux (a pixel below it is no candidate); the largest ratio of
-        Laplacian to fine structure of the pixels above; the smallest mean of two opposite neighbours relative to
-        the pixel between them, along axes and along diagonals.
-    """
-    grid, _, limits = _star_tables()
-    return np.array([np.interp(fwhm_px, grid, limits[:, i]) for i in range(limits.shape[1])])
-
-
-@lru_cache(maxsize=1)
-def _star_tables() -> tuple[NDArray, NDArray, NDArray]:
-    """A grid of FWHM, the median sharpness of a star's peak, and the limits of `star_limits`, shape (n, 4)."""
-    grid = np.array([1.2, 1.35, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 5.0, 6.5, 8.0])
-    phases = np.linspace(0.0, 0.5, 4)
-    sharpness, limits = [], []
-    for fwhm in grid:
-        # Two wing slopes bracket real seeing profiles.
-        stars = [_moffat(fwhm, beta, px, py) for beta in (2.8, 4.8) for px in phases for py in phases[phases <= px]]
-        ratios = [(s[7, 8] + s[9, 8] + s[8, 7] + s[8, 9]) / 4 / s[8, 8] for s in stars]
-        sharpness.append(np.median(ratios))
-        laplacian, fine = np.array([_judged(star) for star in stars]).swapaxes(0, 1)
-        peaked = laplacian / np.array([star[_INNER] for star in stars])
-        counted = (peaked > 0.5 * peaked.max()) & (fine > 0)
-        falls = np.min([_steepest_falls(star) for star in stars], axis=0)
-        limits.append([0.5 * peaked.max(), (laplacian[counted] / fine[counted]).max(), *falls])
-    return grid, np.array(sharpness), np.array(limits)
-
-
-#: Side of the stamps, and the part of them where a star is judged.
-_SIDE, _INNER = 17, (slice(5, 12), slice(5, 12))
-
-
-def _moffat(fwhm: float, beta: float, px: float, py: float) -> FloatImage:
-    """A star near the centre of a stamp, integrated over pixels with 4 x 4 points each."""
-    alpha = fwhm / 2 / np.sqrt(2 ** (1 / beta) - 1)
-    axis = (np.arange(_SIDE * 4) - 1.5) / 4 - _SIDE // 2
-    r2 = (axis[None, :] - px) ** 2 + (axis[:, None] - py) ** 2
-    fine = (1 + r2 / alpha**2) ** -beta
-    return fine.reshape(_SIDE, 4, _SIDE, 4).mean(axis=(1, 3)).astype(np.float32)
-
-
-@njit(cache=True)
-def _judged(star):  # type: ignore[no-untyped-def]
-    """Laplacian and fine structure at the inner pixels of a stamp."""
-    laplacian, fine = np.empty((7, 7), np.float64), np.empty((7, 7), np.float64)
-    for y in range(7):
-        for x in range(7):
-            laplacian[y, x], fine[y, x] = _laplacian(star, y + 5, x + 5), _fine_structure(star, y + 5, x + 5)
-    return laplacian, fine
-
-
-def _steepest_falls(star: FloatImage) -> tuple[float, float]:
-    """Smallest ratio of opposite neighbours to the pixel between them, along axes and diagonals, near the core."""
-
-    def fall(dy: int, dx: int) -> float:
-        pair = (star[5 + dy : 12 + dy, 5 + dx : 12 + dx] + star[5 - dy : 12 - dy, 5 - dx : 12 - dx]) / 2
-        return float((pair / star[_INNER]).min())
-
-    return min(fall(0, 1), fall(1, 0)), min(fall(1, 1), fall(1, -1))
-
-
-@njit(cache=True)
-def _laplacian(image, y, x):  # type: ignore[no-untyped-def]
-    """Van Dokkum's L+ in closed form: each of the four subpixels sees one horizontal and one vertical neighbour."""
-    ny, nx = image.shape
-    p = 2 * image[y, x]
-    left, right = image[y, max(x - 1, 0)], image[y, min(x + 1, nx - 1)]
-    down, up = image[max(y - 1, 0), x], image[min(y + 1, ny - 1), x]
-    total = max(p - left - down, np.float32(0)) + max(p - right - down, np.float32(0))
-    total += max(p - left - up, np.float32(0)) + max(p - right - up, np.float32(0))
-    return total / 4
-
-
-@njit(cache=True)
-def _insert(buffer, n, value):  # type: ignore[no-untyped-def]
-    """Insert a value into the first n sorted ones."""
-    while n > 0 and buffer[n - 1] > value:
-        buffer[n] = buffer[n - 1]
-        n -= 1
-    buffer[n] = value
-
-
-@njit(cache=True)
-def _median_box(image, y, x, r, buffer):  # type: ignore[no-untyped-def]
-    """Median of the box of half width r, edges repeated; `buffer` holds the sorted values."""
-    ny, nx = image.shape
-    n = 0
-    for iy in range(y - r, y + r + 1):
-        row = min(max(iy, 0), ny - 1)
-        for ix in range(x - r, x + r + 1):
-            _insert(buffer, n, image[row, min(max(ix, 0), nx - 1)])
-            n += 1
-    return buffer[n // 2]
-
-
-@njit(cache=True)
-def _fine_structure(image, y, x):  # type: ignore[no-untyped-def]
-    """med3 - med7(med3), van Dokkum's fine-structure image at one pixel."""
-    ny, nx = image.shape
-    buffer = np.empty(49, np.float32)
-    small = np.empty((7, 7), np.float32)
-    for j in range(7):
-        for i in range(7):
-            row, column = min(max(y + j - 3, 0), ny - 1), min(max(x + i - 3, 0), nx - 1)
-            small[j, i] = _median_box(image, row, column, 1, buffer)
-    return small[3, 3] - _median_box(small, 3, 3, 3, buffer)
 
 
 @njit(cache=True)
@@ -230,7 +125,7 @@ def _laplacian_peaks(image, blocked, limit):  # type: ignore[no-untyped-def]
     n = 0
     for y in range(ny):
         for x in range(nx):
-            if blocked[y, x] == 0 and _laplacian(image, y, x) > limit:
+            if blocked[y, x] == 0 and laplacian_at(image, y, x) > limit:
                 if n == len(kept):
                     grown = np.empty(2 * n, np.int64)
                     grown[:n] = kept
@@ -241,28 +136,13 @@ def _laplacian_peaks(image, blocked, limit):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _significance(image, y, x, sky, rms, gain, buffer):  # type: ignore[no-untyped-def]
-    """S' of the paper: Laplacian over twice the noise, less its local median, and the local noise."""
-    local = _median_box(image, y, x, 2, buffer)
-    noise = np.sqrt(rms * rms + max(local - sky, 0.0) / gain)
-    ny, nx = image.shape
-    n = 0
-    for iy in range(max(y - 2, 0), min(y + 3, ny)):
-        for ix in range(max(x - 2, 0), min(x + 3, nx)):
-            _insert(buffer, n, _laplacian(image, iy, ix))
-            n += 1
-    laplacian = _laplacian(image, y, x)
-    return (laplacian - buffer[n // 2]) / (2 * noise), noise
-
-
-@njit(cache=True)
 def _contrast_excess(image, y, x, sky, noise, peaked):  # type: ignore[no-untyped-def]
     """Laplacian over fine structure; 0 where the Laplacian is small against the flux, as on the slopes of stars."""
-    laplacian = _laplacian(image, y, x)
+    laplacian = laplacian_at(image, y, x)
     if laplacian < peaked * (image[y, x] - sky):
         return 0.0
     # Noise alone can lower the fine structure of a faint star: allow for it.
-    return laplacian / (max(_fine_structure(image, y, x), np.float32(0)) + FINE_STRUCTURE_NOISE * noise)
+    return laplacian / (max(fine_structure_at(image, y, x), np.float32(0)) + FINE_STRUCTURE_NOISE * noise)
 
 
 @njit(cache=True)
@@ -276,7 +156,7 @@ def _test(image, blocked, found, candidates, sky, rms, gain, sigma, limits):  # 
         y, x = index // nx, index % nx
         if blocked[y, x] != 0 or found[y, x] != 0:
             continue
-        significance, noise = _significance(image, y, x, sky, rms, gain, buffer)
+        significance, noise = significance_at(image, y, x, sky, rms, gain, buffer)
         if significance <= sigma:
             continue
         contrast = _contrast_excess(image, y, x, sky, noise, limits[LIMIT_PEAKED])
@@ -304,7 +184,7 @@ def _falls_faster(image, y, x, sky, noise, gain, fall):  # type: ignore[no-untyp
 
 @njit(cache=True)
 def _grow(image, blocked, found, hits, sky, rms, gain, sigma, limits, margin):  # type: ignore[no-untyped-def]
-    """Neighbours of the hits that pass a lower significance and a quarter of the contrast of the sharpest star; marks them as found."""
+    """Mark and list the neighbours of the hits that pass a lower significance and a quarter of a star's contrast."""
     ny, nx = image.shape
     buffer = np.empty(49, np.float32)
     grown = np.empty(8 * len(hits), np.int64)
@@ -314,7 +194,7 @@ def _grow(image, blocked, found, hits, sky, rms, gain, sigma, limits, margin):  
         for y in range(max(y0 - 1, 0), min(y0 + 2, ny)):
             for x in range(max(x0 - 1, 0), min(x0 + 2, nx)):
                 if found[y, x] == 0 and blocked[y, x] == 0:
-                    significance, noise = _significance(image, y, x, sky, rms, gain, buffer)
+                    significance, noise = significance_at(image, y, x, sky, rms, gain, buffer)
                     contrast = _contrast_excess(image, y, x, sky, noise, limits[LIMIT_PEAKED])
                     if significance > sigma and contrast > limits[LIMIT_CONTRAST] / (4 * margin):
                         found[y, x] = 1
@@ -359,7 +239,7 @@ def _replace(image, pixels, masked):  # type: ignore[no-untyped-def]
             for iy in range(max(y - r, 0), min(y + r + 1, ny)):
                 for ix in range(max(x - r, 0), min(x + r + 1, nx)):
                     if masked[iy, ix] == 0:
-                        _insert(buffer, n, image[iy, ix])
+                        insert_sorted(buffer, n, image[iy, ix])
                         n += 1
             if n > 0:
                 values[i] = buffer[n // 2]

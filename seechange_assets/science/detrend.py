@@ -134,7 +134,8 @@ def amplifier_signal(
 ) -> FloatImage:
     """The pixels of one amplifier above its overscan level, for some rows of its section."""
     section = raw.data[amplifier.raw_data][rows]
-    return section.astype(np.float32) if levels is None else section - levels[rows, None]
+    signal: FloatImage = section.astype(np.float32) if levels is None else section - levels[rows, None]
+    return signal
 
 
 def linearize(adu: FloatImage, coefficient: float) -> None:
@@ -156,7 +157,7 @@ def _required_masters(
         if kind in todo:
             if master is None:
                 raise MasterNotFound(
-                    f"{_where(info)}: no master {kind} for MJD {info.mjd:.2f}, filter {info.filter}: ingest calibrations"
+                    f"{_where(info)}: no master {kind} for MJD {info.mjd:.2f}, filter {info.filter}: ingest some"
                 )
             needed[kind] = master
     return needed

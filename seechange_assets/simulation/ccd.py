@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.random import Generator
 
-from seechange_assets.instruments.base import Instrument, get_instrument
+from seechange_assets.instruments.base import get_instrument
 from seechange_assets.products import Flag, Image, ImageInfo, SkyCatalog, header_text
 from seechange_assets.simulation.detector import draw_cosmic_rays
 from seechange_assets.simulation.geometry import Geometry
@@ -120,13 +120,14 @@ def simulate_ccd(
     )  # fmt: skip
     stars, galaxies = _source_tables(sky, instrument, filter_name, geometry, conditions)
     snr = expected_snr(scene, psf, np.ones(shape, np.float32), read_noise_e=READ_NOISE_E, n_reference=3)
+    shown = _transient_table(sky, scene, snr, conditions.zero_point_e(filter_name))
     return SimulatedCcd(
-        Image(info, data, flags), stars, galaxies, _transient_table(sky, scene, snr, conditions.zero_point_e(filter_name)),
+        Image(info, data, flags), stars, galaxies, shown,
         measure_catalog(rng, [sky.stars]), guess, _header(geometry, 0.0, 0.0, rotation_deg), sky,
     )  # fmt: skip
 
 
-def _draw_sky(rng, instrument, filter_name, shape, pixel_scale_arcsec, density, transients) -> Sky:  # type: ignore[no-untyped-def]
+def _draw_sky(rng, instrument, filter_name, shape, pixel_scale_arcsec, density, transients) -> Sky:
     margin = 30
     cell = Geometry(*FIELD_DEG, (shape[0] + 2 * margin, shape[1] + 2 * margin), pixel_scale_arcsec)
     stars, galaxies = draw_stars(rng, cell, density), draw_galaxies(rng, cell)
@@ -160,7 +161,7 @@ def _header(geometry: Geometry, error_ra_deg: float, error_dec_deg: float, rotat
     )  # fmt: skip
 
 
-def _source_tables(sky, instrument, filter_name, geometry, conditions) -> tuple["Table", "Table"]:  # type: ignore[no-untyped-def]
+def _source_tables(sky, instrument, filter_name, geometry, conditions) -> tuple["Table", "Table"]:
     from astropy.table import Table
 
     zero_point = conditions.zero_point_e(filter_name)
@@ -178,7 +179,7 @@ def _source_tables(sky, instrument, filter_name, geometry, conditions) -> tuple[
     return stars, galaxies
 
 
-def _transient_table(sky, scene, snr, zero_point) -> "Table":  # type: ignore[no-untyped-def]
+def _transient_table(sky, scene, snr, zero_point) -> "Table":
     from astropy.table import Table
 
     shown = sky.transients if len(scene.x) else None
@@ -187,6 +188,7 @@ def _transient_table(sky, scene, snr, zero_point) -> "Table":  # type: ignore[no
         {
             "id": shown.name if shown else np.zeros(0, "U4"), "kind": shown.kind if shown else np.zeros(0, "U8"),
             "ra": shown.ra if shown else np.zeros(n), "dec": shown.dec if shown else np.zeros(n), "x": scene.x,
-            "y": scene.y, "mag": zero_point - 2.5 * np.log10(np.abs(scene.flux_e)), "flux": scene.flux_e / GAIN, "snr": snr,
+            "y": scene.y, "mag": zero_point - 2.5 * np.log10(np.abs(scene.flux_e)), "flux": scene.flux_e / GAIN,
+            "snr": snr,
         }
     )  # fmt: skip

@@ -89,7 +89,10 @@ def expose(
     for amp in detector.amplifiers:
         part = np.ascontiguousarray(collected[amp.ccd])
         bleed(part, FULL_WELL_ADU * amp.gain)
-        adu = distort_linearity(part / np.float32(amp.gain), amp.nonlinearity) + detector.bias[amp.ccd]
+        adu = (
+            distort_linearity((part / np.float32(amp.gain)).astype(np.float32, copy=False), amp.nonlinearity)
+            + detector.bias[amp.ccd]
+        )
         level = _bias_level(rng, len(adu))
         read_noise = np.float32(amp.read_noise / amp.gain)
         for section, signal in ((amp.raw_data, adu), (amp.raw_overscan, np.float32(0))):
@@ -164,7 +167,7 @@ def bleed(electrons: FloatImage, full_well_e: float) -> None:
 
 
 @njit(cache=True)
-def _bleed_columns(electrons, full_well, columns):  # type: ignore[no-untyped-def]
+def _bleed_columns(electrons, full_well, columns):
     ny = electrons.shape[0]
     for ix in columns:
         excess = np.zeros(ny, np.float32)

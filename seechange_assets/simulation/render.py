@@ -75,7 +75,7 @@ def add_sources(
 
 
 @njit(cache=True)
-def _add_moffats(image, position, flux, form, beta, radius, core):  # type: ignore[no-untyped-def]
+def _add_moffats(image, position, flux, form, beta, radius, core):
     ny, nx = image.shape
     node, outer, inner = np.sqrt(0.15), 5.0 / 18.0, 8.0 / 18.0
     offsets, weights = (-node, 0.0, node), (outer, inner, outer)

@@ -4,6 +4,7 @@ Positions are drawn on the tangent plane of a nominal pointing, in the cell of o
 sky of a CCD depends on the seed and the CCD alone, not on which others are simulated.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -191,7 +192,7 @@ def draw_transients(
     n_variable = count // 5
     n_host = min(2 * count // 5, len(galaxies.ra))
     n_hostless = count - n_variable - n_host
-    snr = np.exp(rng.uniform(*np.log(snr_range), count))
+    snr = np.exp(rng.uniform(math.log(snr_range[0]), math.log(snr_range[1]), count))
     # Stars bring their own shot noise: variables need more to show.
     snr[count - n_variable :] = np.maximum(snr[count - n_variable :], 15.0)
     mag = np.interp(np.log(snr), np.log(mag_at_snr[0]), mag_at_snr[1])
@@ -245,7 +246,8 @@ def _observed(rng: Generator, stars: Stars) -> "Table":
         {
             "ra": ra % 360.0, "dec": stars.dec[listed] + noise[1] * position_err / 3.6e6,
             "ra_err": position_err, "dec_err": position_err,
-            "pm_ra": stars.pm_ra[listed] + noise[2] * motion_err, "pm_dec": stars.pm_dec[listed] + noise[3] * motion_err,
+            "pm_ra": stars.pm_ra[listed] + noise[2] * motion_err,
+            "pm_dec": stars.pm_dec[listed] + noise[3] * motion_err,
             "parallax": stars.parallax[listed] + noise[4] * position_err,
             "mag_g": g + noise[5] * mag_err, "mag_bp": g + 0.55 * color + noise[6] * 5 * mag_err,
             "mag_rp": g - 0.45 * color + noise[7] * 5 * mag_err,

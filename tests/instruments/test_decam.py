@@ -77,7 +77,8 @@ def raw_decam(path: Path, *, bias_section: str = "[57:106,51:4146]") -> Path:
     primary = fits.PrimaryHDU()
     primary.header.update(
         {
-            "OBSTYPE": "object", "DATE-OBS": "2021-10-25T04:48:47.1", "EXPTIME": 86.0, "RA": "00:31:18.5", "DEC": "-43:00:36",
+            "OBSTYPE": "object", "DATE-OBS": "2021-10-25T04:48:47.1", "EXPTIME": 86.0, "RA": "00:31:18.5",
+            "DEC": "-43:00:36",
             "FILTER": "r DECam SDSS c0002 6415.0 1480.0", "NEXTEND": 1, "PROPID": "2021B-0149", "OBJECT": "ELAIS E1",
         }
     )  # fmt: skip
@@ -85,8 +86,8 @@ def raw_decam(path: Path, *, bias_section: str = "[57:106,51:4146]") -> Path:
     ccd.header.update(
         {
             "DATASECA": "[107:1130,51:4146]", "DATASECB": "[1131:2154,51:4146]", "BIASSECA": bias_section,
-            "BIASSECB": "[2155:2160,51:4146]", "GAINA": 4.0, "GAINB": 4.4, "RDNOISEA": 6.0, "RDNOISEB": 7.0, "SATURATA": 44000.0,
-            "SATURATB": 43000.0,
+            "BIASSECB": "[2155:2160,51:4146]", "GAINA": 4.0, "GAINB": 4.4, "RDNOISEA": 6.0, "RDNOISEB": 7.0,
+            "SATURATA": 44000.0, "SATURATB": 43000.0,
         }
     )  # fmt: skip
     fits.HDUList([primary, ccd]).writeto(path)

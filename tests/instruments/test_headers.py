@@ -50,5 +50,5 @@ def test_section() -> None:
 
 @pytest.mark.parametrize("section", ["", "[1:2]", "[5:2,1:4]", "[0:2,1:4]", "1:2,3:4", "[1:2,1:9999999]", None])
 def test_not_a_section(section: str) -> None:
-    with pytest.raises(ValueError, match="section|ascending"):
+    with pytest.raises(ValueError, match=r"section|ascending"):
         section_slices(section)
