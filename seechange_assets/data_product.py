@@ -107,7 +107,7 @@ class _Attempt:
             self._partition,
             outcome=outcome,
             error=error,
-            run_id=self._context.run_id,
+            run_id=self._context.run.run_id,
             seconds=self.seconds,
             cpu_seconds=self.cpu_seconds,
             process_cpu_seconds=time.process_time(),

@@ -96,7 +96,7 @@ class DECam(Instrument):
             )  # fmt: skip
 
     def read_ccd(self, path: Path, ccd: str) -> RawCcd:
-        """See `Instrument.read_ccd`; a community-pipeline image comes with its mask and weight if they lie beside it."""
+        """See `Instrument.read_ccd`; a community-pipeline image comes with the mask and weight beside it."""
         exposure = self.read_exposure(path)
         if ccd not in exposure.filters:
             raise BadExposure(f"{path}: holds no CCD {ccd!r}, only {', '.join(exposure.filters)}")

@@ -126,7 +126,8 @@ def overscan_level(strip: NDArray[np.float32]) -> NDArray[np.float32]:
     follow = max(0.0, 1 - expected / observed) if observed > 0 else 0.0
     # A row that jumps by far more than the rest is real (a read-out glitch): follow it in full.
     outlier = np.abs(deviation) > 6 * np.sqrt(max(observed, expected))
-    return (smooth + np.where(outlier, 1.0, follow) * deviation).astype(np.float32)
+    level: NDArray[np.float32] = (smooth + np.where(outlier, 1.0, follow) * deviation).astype(np.float32)
+    return level
 
 
 def amplifier_signal(

@@ -25,10 +25,11 @@ def test_separates_reals_from_artefacts(held_out, fwhm):
     scores = np.concatenate([score(b.cutouts, b.measurements).table["score"] for b in batches])
     real = np.concatenate([b.is_real for b in batches])
     snr = np.concatenate([np.abs(b.measurements.table["score"]) for b in batches])
-    # About 110 of each: the held-out rates of 0.5 and 2 per cent leave room for three sigma.
-    assert np.mean(scores[real] < 0.5) < 0.04
-    assert np.mean(scores[~real] >= 0.5) < 0.09
-    assert np.mean(scores[real & (snr > 10)] < 0.5) < 0.02
+    # Rates on 1500 others: up to 2.2 per cent missed (0.7 above S/N 10, at FWHM 1.6 px), 1.9 passed. With about
+    # 110 reals (70 bright), 110 bogus here, three binomial sigma above that are:
+    assert np.mean(scores[real] < 0.5) < 0.065
+    assert np.mean(scores[real & (snr > 10)] < 0.5) < 0.04
+    assert np.mean(scores[~real] >= 0.5) < 0.06
 
 
 @pytest.mark.parametrize("kind", BOGUS_KINDS)

@@ -30,8 +30,8 @@ def frames(detector: Detector, level_e: float, count: int, seed: int = 2) -> lis
         RawCcd(
             ImageInfo(
                 exposure=f"e{i}", ccd="01", instrument="demo", field="", filter="r",
-                mjd=61000.0 + i / 1000,
-                exptime_s=45.0, airmass=1.0, target="", project="", gain=GAIN, read_noise=read_noise, saturation=56000.0,
+                mjd=61000.0 + i / 1000, exptime_s=45.0,
+                airmass=1.0, target="", project="", gain=GAIN, read_noise=read_noise, saturation=56000.0,
                 pixel_scale_arcsec=1.0,
             ),
             expose(rng, scene.copy(), detector, exptime_s=450.0).astype(np.float32),
