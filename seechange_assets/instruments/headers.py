@@ -119,6 +119,8 @@ def open_fits(path: Path) -> Iterator["HDUList"]:
         yield hdus
 
 
+#: FITS files consist of blocks of so many bytes.
+_BLOCK = 2880
 #: What astropy raises on damaged bytes, besides `VerifyError`; anything else would be a fault of ours.
 _CORRUPT = (OSError, ValueError, TypeError, KeyError, IndexError, EOFError, AttributeError, OverflowError)
 
@@ -165,6 +167,19 @@ def _check_structure(path: Path, hdus: "HDUList") -> None:
                 f"{path}: truncated in extension {hdu.name or 'PRIMARY'}: {size} bytes, its headers promise"
                 f" {place['datLoc'] + span}: transfer it again"
             )
+
+
+def check_complete(path: Path) -> None:
+    """Refuse a raw file whose last block is cut: a transfer that has not ended would claim the exposure's key.
+
+    Raises
+    ------
+    BadExposure
+        When the size of an uncompressed file is no multiple of 2880 bytes.
+    """
+    excess = path.stat().st_size % _BLOCK
+    if excess and path.suffix not in (".gz", ".bz2", ".xz", ".fz"):
+        raise BadExposure(f"{path}: truncated: {_BLOCK - excess} bytes are missing in its last block: transfer it again")
 
 
 def image_shape(hdu: Any) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from seechange_assets.instruments.base import Amplifier, Instrument, RawCcd
 from seechange_assets.instruments.decam import GAIA_COLORS
 from seechange_assets.instruments.headers import (
     Keywords,
+    check_complete,
     clean_text,
     exposure_key,
     field_name,
@@ -82,7 +83,7 @@ class Ls4(Instrument):
         return east_px * self.pixel_scale_arcsec / 3600, north_px * self.pixel_scale_arcsec / 3600
 
     def default_filter(self, ccd: str) -> str:
-        """Filter in front of a CCD when the header does not say."""
+        """Filter in front of a CCD: what the simulator writes, and what bias and dark frames count as."""
         row, column = self.ccd_position(ccd)
         return self.quadrant_filters[2 * (row >= self.grid[0] / 2) + (column >= self.grid[1] / 2)]
 
@@ -120,6 +121,7 @@ class Ls4(Instrument):
     def read_exposure(self, path: Path) -> ExposureInfo:
         """See `Instrument.read_exposure`."""
         with open_fits(path) as hdus:
+            check_complete(path)
             primary = Keywords(path, "primary header", hdus[0].header)
             kind = primary.kind("IMAGETYP", "OBSTYPE")
             mjd, exptime_s = primary.start_mjd(), primary.exptime_s()
@@ -181,7 +183,7 @@ class Ls4(Instrument):
         keywords = Keywords(path, f"CCD{ccd}", hdus[f"CCD{ccd}"].header, hdus[0].header)
         if kind in ("bias", "dark"):
             return self.default_filter(ccd)
-        return keywords.filter_name(self.filters, default=self.default_filter(ccd))
+        return keywords.filter_name(self.filters)
 
     def _read_amplifiers(self, header: Keywords) -> tuple[Amplifier, ...]:
         """The amplifiers with what the header says of them."""
