@@ -118,13 +118,9 @@ class _Attempt:
 def _result(product: Any, checks: Sequence[ProductCheck], attempt: _Attempt) -> dg.MaterializeResult:
     from seechange_assets.assess.preview import preview_markdown
 
-    metadata: dict[str, Any] = {
-        "seconds": round(attempt.seconds, 3),
-        "core_seconds": round(attempt.cpu_seconds, 3),
-    }
     preview = preview_markdown(product)
-    if preview:
-        metadata["preview"] = dg.MetadataValue.md(preview)
+    metadata: dict[str, Any] = {"preview": dg.MetadataValue.md(preview)} if preview else {}
+    metadata |= {"seconds": round(attempt.seconds, 3), "core_seconds": round(attempt.cpu_seconds, 3)}
     return dg.MaterializeResult(
         value=product,
         metadata=metadata,
