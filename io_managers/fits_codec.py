@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from astropy.io.fits import HDUList
 
 META = "META"
-_PRODUCT_CLASSES = {name: value for name, value in vars(products).items() if dataclasses.is_dataclass(value)}
+_PRODUCT_CLASSES: dict[str, type] = {
+    name: value for name, value in vars(products).items() if isinstance(value, type) and dataclasses.is_dataclass(value)
+}
 
 
 def write_product(product: Any, path: Path, cards: dict[str, str]) -> None:

@@ -181,7 +181,7 @@ class SurveyStore(ProductStore):
 def _selection_conditions(selection: Any) -> list[sa.ColumnElement[bool]]:
     """Every cut of the selection as an SQL condition; None disables a cut."""
     pairs = [
-        (selection.projects, lambda v: ImageRow.project.in_(v)),
+        (selection.projects, ImageRow.project.in_),
         (selection.min_mjd, lambda v: ImageRow.mjd >= v),
         (selection.max_mjd, lambda v: ImageRow.mjd <= v),
         (selection.max_fwhm_px, lambda v: PsfRow.fwhm_px <= v),

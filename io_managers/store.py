@@ -184,7 +184,7 @@ class ProductStore:
 
 @functools.lru_cache(maxsize=8)
 def _register_recipes(store: ProductStore) -> None:
-    recipes = [
+    recipes: list[dict[str, Any]] = [
         {
             "id": p.id,
             "process": p.process,

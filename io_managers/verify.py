@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from resources.archive import TEMPORARY_PREFIX, Archive, file_digest
 from resources.database import Database
+from sql.base import ProductRow
 from sql.models import PRODUCT_ROWS, ExposureRow
 
 _CHUNK = 1000
@@ -41,9 +42,11 @@ def verify(
             problems.append(problem)
         if progress:
             progress(done, len(expected))
-    for path in archive.files():
-        if path not in expected and not path.rsplit("/", 1)[-1].startswith(TEMPORARY_PREFIX):
-            problems.append(Problem("orphan", path, "no row names this file"))
+    problems += [
+        Problem("orphan", path, "no row names this file")
+        for path in archive.files()
+        if path not in expected and not path.rsplit("/", 1)[-1].startswith(TEMPORARY_PREFIX)
+    ]
     return len(expected), problems
 
 
@@ -59,7 +62,8 @@ def _check(archive: Archive, path: str, sha256: str) -> Problem | None:
 
 def _expected(database: Database) -> Iterator[tuple[str, str]]:
     """(path, SHA-256) of every row that has a file."""
-    for table in {ExposureRow, *PRODUCT_ROWS.values()}:
+    tables: set[type[ExposureRow | ProductRow]] = {ExposureRow, *PRODUCT_ROWS.values()}
+    for table in tables:
         with database.session() as session:
             rows = session.execute(sa.select(table.filepath, table.sha256).execution_options(yield_per=_CHUNK))
             yield from ((path, sha256) for path, sha256 in rows)

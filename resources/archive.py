@@ -96,8 +96,9 @@ class Archive:
         if self._is_local:
             yield from sorted(str(p.relative_to(self.root)) for p in Path(self.root).rglob("*") if p.is_file())
             return
-        filesystem = self._filesystem()
-        root = filesystem._strip_protocol(self.root)
+        import fsspec
+
+        filesystem, root = fsspec.core.url_to_fs(self.root)
         yield from sorted(str(name)[len(root) :].lstrip("/") for name in filesystem.find(self.root))
 
     def remove(self, path: str) -> None:

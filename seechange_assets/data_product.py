@@ -20,6 +20,8 @@ from seechange_assets.errors import RetriableError, SeeChangeError
 from seechange_assets.parameters import Parameters
 from seechange_assets.partitions import Partition
 
+_AnyResource = dg.ResourceParam[Any]
+
 #: Process name -> model of its parameters, filled as the phases are imported.
 PARAMETER_MODELS: dict[str, type[Parameters]] = {}
 
@@ -134,7 +136,7 @@ def _dagster_signature(wanted: Any) -> inspect.Signature:
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     own = [p for p in wanted.values() if p.name not in ("parameters", "partition", "recipes", "store")]
     inputs = [p.replace(kind=kind, annotation=_dagster_type(p)) for p in own]
-    always = [inspect.Parameter(name, kind, annotation=dg.ResourceParam[Any]) for name in ("recipes", "store")]
+    always = [inspect.Parameter(name, kind, annotation=_AnyResource) for name in ("recipes", "store")]
     return inspect.Signature([inspect.Parameter("context", kind), *inputs, *always])
 
 

@@ -65,7 +65,7 @@ def build_recipes(settings: Settings) -> Recipes:
 
 
 def build_assets(recipes: Recipes, instrument: Instrument) -> list[Any]:
-    """The assets with their code version, partitions and group stamped on."""
+    """The assets with their code version, partitions, group and parameters stamped on."""
     per_exposure = partitions.by_ccd(partitions.exposure, "exposure", instrument.ccds)
     calibration = partitions.by_ccd(partitions.calibration, "calibration", instrument.ccds)
     partitioned_by = {
@@ -83,7 +83,8 @@ def build_assets(recipes: Recipes, instrument: Instrument) -> list[Any]:
                 "partitions_def": partitioned_by.get(name, per_exposure),
                 "group_name": group,
             }
-            stamped.append(_with_attributes(asset, attributes))
+            metadata = {"parameters": dg.MetadataValue.json(recipes.parameters(name).model_dump(mode="json"))}
+            stamped.append(_with_attributes(asset, attributes, metadata))
     return stamped
 
 
@@ -127,10 +128,12 @@ def _upstreams(asset: Any) -> tuple[str, ...]:
     return tuple(sorted(dep.asset_key.path[-1] for dep in spec.deps))
 
 
-def _with_attributes(asset: Any, attributes: dict[str, Any]) -> Any:
-    if isinstance(asset, dg.AssetSpec):
-        return asset.replace_attributes(**attributes)
-    return asset.map_asset_specs(lambda spec: spec.replace_attributes(**attributes))
+def _with_attributes(asset: Any, attributes: dict[str, Any], metadata: dict[str, Any]) -> Any:
+    def stamp(spec: dg.AssetSpec) -> dg.AssetSpec:
+        # Merged: Dagster keeps the key of the IO manager in the metadata too.
+        return spec.replace_attributes(**attributes).merge_attributes(metadata=metadata)
+
+    return stamp(asset) if isinstance(asset, dg.AssetSpec) else asset.map_asset_specs(stamp)
 
 
 @dg.definitions

@@ -7,9 +7,11 @@ from typing import Any
 
 import dagster as dg
 
-exposure = dg.DynamicPartitionsDefinition(name="exposure")
-calibration = dg.DynamicPartitionsDefinition(name="calibration")
-field_filter = dg.DynamicPartitionsDefinition(name="field_filter")
+EXPOSURE, CALIBRATION, FIELD_FILTER = "exposure", "calibration", "field_filter"
+
+exposure = dg.DynamicPartitionsDefinition(name=EXPOSURE)
+calibration = dg.DynamicPartitionsDefinition(name=CALIBRATION)
+field_filter = dg.DynamicPartitionsDefinition(name=FIELD_FILTER)
 
 
 @dataclass(frozen=True, slots=True)

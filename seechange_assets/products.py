@@ -359,8 +359,10 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Associations:
-    """Kept measurements linked to objects: columns ``measurement`` (row), ``measurement_id``,
-    ``object_id``, ``object_name``, ``separation_arcsec``, ``is_new``.
+    """Kept measurements linked to objects.
+
+    Columns ``measurement`` (row), ``measurement_id``, ``object_id``, ``object_name``,
+    ``separation_arcsec``, ``is_new``.
     """
 
     table: "Table"
@@ -368,8 +370,10 @@ class Associations:
 
 @dataclass(frozen=True, slots=True)
 class ForcedPhotometry:
-    """PSF flux on the difference at known objects: ``object_id, object_name, ra, dec, x, y``,
-    ``flux_psf, flux_psf_err`` [ADU], ``flux_njy, flux_njy_err``, ``image_flags``.
+    """PSF flux on the difference at known objects.
+
+    Columns ``object_id, object_name, ra, dec, x, y``, ``flux_psf, flux_psf_err`` [ADU],
+    ``flux_njy, flux_njy_err``, ``image_flags``.
     """
 
     table: "Table"

@@ -17,7 +17,7 @@ def announce(instance: dg.DagsterInstance, rows: Iterable[Any], recipes: Recipes
     rows : rows of `sql.models.ExposureRow`, science exposures only.
     """
     for row in rows:
-        if instance.has_dynamic_partition(partitions.exposure.name, row.key):
+        if instance.has_dynamic_partition(partitions.EXPOSURE, row.key):
             continue
         # The event first: whoever sees the partition finds its exposure materialized.
         instance.report_runless_asset_event(
@@ -35,4 +35,4 @@ def announce(instance: dg.DagsterInstance, rows: Iterable[Any], recipes: Recipes
                 tags={"dagster/code_version": recipes["exposure"].id, "dagster/data_version": row.sha256},
             )
         )
-        instance.add_dynamic_partitions(partitions.exposure.name, [row.key])
+        instance.add_dynamic_partitions(partitions.EXPOSURE, [row.key])

@@ -33,7 +33,7 @@ def calibration_runs(
         if requested.get(night) == counts:
             continue
         requested[night] = counts
-        context.instance.add_dynamic_partitions(partitions.calibration.name, [night])
+        context.instance.add_dynamic_partitions(partitions.CALIBRATION, [night])
         requests += [_request(night, ccd, counts, recipes) for ccd in ccds]
     if not requests:
         return dg.SkipReason("no new calibration frames")

@@ -27,7 +27,7 @@ def new_references(
     requests = []
     for partition, exposures in members.items():
         if len(exposures) >= selection.min_images and store.row("reference", partition) is None:
-            context.instance.add_dynamic_partitions(partitions.field_filter.name, [partition.key])
+            context.instance.add_dynamic_partitions(partitions.FIELD_FILTER, [partition.key])
             requests.append(_request(partition, exposures, recipes))
     return dg.SensorResult(run_requests=requests) if requests else dg.SkipReason("no reference to build")
 

@@ -5,6 +5,7 @@ from typing import Any
 import dagster as dg
 import sqlalchemy as sa
 
+from seechange_assets import partitions
 from sql.models import MasterRow, ReferenceRow, ReportRow
 
 MAX_REQUESTS = 160
@@ -24,7 +25,7 @@ def waiting_partitions(
         _request(report, product_id, recipes)
         for query in (_freed_by_masters(), _freed_by_references())
         for report, product_id in _rows(database, query)
-        if context.instance.has_dynamic_partition("exposure", report.partition)
+        if context.instance.has_dynamic_partition(partitions.EXPOSURE, report.partition)
     ]
     return dg.SensorResult(run_requests=requests) if requests else dg.SkipReason("nothing that waits can go on")
 
@@ -47,7 +48,7 @@ def descendants(process: str, recipes: Any) -> list[str]:
     return sorted(found - {process})
 
 
-def _freed_by_masters() -> sa.Select[Any]:
+def _freed_by_masters() -> sa.Select:
     waits_for = sa.func.concat("master_", MasterRow.kind, "//", MasterRow.ccd)
     return (
         sa.select(ReportRow, MasterRow.id)
@@ -59,7 +60,7 @@ def _freed_by_masters() -> sa.Select[Any]:
     )
 
 
-def _freed_by_references() -> sa.Select[Any]:
+def _freed_by_references() -> sa.Select:
     """A reference frees what it can be subtracted from: not its own members."""
     waits_for = sa.func.concat("reference/", ReferenceRow.filter, "/", ReferenceRow.ccd)
     return (
@@ -73,6 +74,6 @@ def _freed_by_references() -> sa.Select[Any]:
     )
 
 
-def _rows(database: Any, query: sa.Select[Any]) -> list[Any]:
+def _rows(database: Any, query: sa.Select) -> list[Any]:
     with database.session() as session:
         return list(session.execute(query))

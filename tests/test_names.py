@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 from seechange_assets.errors import InvalidName
 from seechange_assets.names import checked_name
 
-HOSTILE = ["../x", "a/b", "", ".", "..", "a\nb", "a\n", 'a"b', "a'b", "a,b", "a|b", "a" * 300, "a" * 81, "ä", "a b", "a\x00", None, 7]
+HOSTILE = [
+    "../x", "a/b", "", ".", "..", "a\nb", "a\n", 'a"b', "a'b", "a,b", "a|b",
+    "a" * 300, "a" * 81, "ä", "a b", "a\x00", None, 7,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -29,7 +29,9 @@ graphs = st.integers(2, 8).flatmap(
     lambda n: st.tuples(
         st.just(n),
         st.lists(
-            st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)).map(lambda e: tuple(sorted(e))).filter(lambda e: e[0] < e[1]),
+            st.tuples(st.integers(0, n - 1), st.integers(0, n - 1))
+            .map(lambda e: tuple(sorted(e)))
+            .filter(lambda e: e[0] < e[1]),
             max_size=15,
         ),
         st.integers(0, n - 1),
@@ -79,7 +81,7 @@ def test_a_field_that_is_not_critical_stays_out():
 
 
 def test_an_unknown_parameter_names_the_nearest_valid_one():
-    with pytest.raises(ParameterError, match="did you mean 'depth.threshold'"):
+    with pytest.raises(ParameterError, match=r"did you mean 'depth\.threshold'"):
         Depth.from_overrides({"treshold": 3}, "site.yaml")
 
 

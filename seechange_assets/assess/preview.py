@@ -50,7 +50,9 @@ def preview_png(product: Any) -> bytes | None:
 def _caption(product: Any) -> str:
     match product:
         case p.Difference():
-            return "Significance, the strongest pixel of each block. White: brighter than the reference; black: fainter."
+            return (
+                "Significance, the strongest pixel of each block. White: brighter than the reference; black: fainter."
+            )
         case p.Cutouts():
             count = min(N_STAMP_ROWS, len(product.sub))
             return f"New, reference, difference of the first {count} of {len(product.sub)} detections."
@@ -63,23 +65,24 @@ def _caption(product: Any) -> str:
 
 def _pictures(product: Any) -> Iterable[Grey]:
     """The picture of a product, ever smaller."""
+    pictures: Iterable[Grey] = ()
     match product:
         case p.Image() | p.Reference():
             pixels = _valid(product.data, product.flags)
-            return (_stretch_sky(_block_mean(pixels, side)) for side in SIDES)
+            pictures = (_stretch_sky(_block_mean(pixels, side)) for side in SIDES)
         case p.Master():
             pixels = _valid(product.data, product.flags)
-            return (_stretch_percentiles(_block_mean(pixels, side)) for side in SIDES)
+            pictures = (_stretch_percentiles(_block_mean(pixels, side)) for side in SIDES)
         case p.Difference():
             score = _valid(product.score, product.flags)
-            return (_stretch_significance(_block_extreme(score, side)) for side in SIDES)
+            pictures = (_stretch_significance(_block_extreme(score, side)) for side in SIDES)
         case p.Background():
-            return (_stretch_percentiles(_block_mean(product.level_mesh, side)) for side in SIDES)
+            pictures = (_stretch_percentiles(_block_mean(product.level_mesh, side)) for side in SIDES)
         case p.Psf():
-            return (_stretch_decades(_block_mean(product.coefficients[0], side)) for side in SIDES)
+            pictures = (_stretch_decades(_block_mean(product.coefficients[0], side)) for side in SIDES)
         case p.Cutouts():
-            return (_stamp_rows(product, count) for count in range(min(N_STAMP_ROWS, len(product.sub)), 0, -1))
-    return ()
+            pictures = (_stamp_rows(product, count) for count in range(min(N_STAMP_ROWS, len(product.sub)), 0, -1))
+    return pictures
 
 
 def _valid(pixels: NDArray[Any], flags: NDArray[np.uint16]) -> Grey:
@@ -141,7 +144,7 @@ def _stretch_significance(score: Grey) -> Grey:
 
 
 def _stretch_decades(pixels: Grey) -> Grey:
-    peak = max(float(np.nanmax(pixels)), 1e-30)
+    peak = float(pixels[np.isfinite(pixels)].max(initial=1e-30))
     return (1 + np.log10(np.clip(pixels / peak, 1e-4, 1)) / 4).astype(np.float32)
 
 

@@ -103,6 +103,8 @@ def _run(demo: Demo) -> dict[str, Any]:
 def _step(demo: Demo, title: str, work: Callable[[Callable[[str], None]], Any]) -> Any:
     """Run one step of the demonstration under its own progress line."""
     task = demo.progress.add_task(title, total=None, state="")
+    if not demo.progress.console.is_terminal:  # a log shows no bars: say what begins
+        typer.echo(f"{time.monotonic() - demo.started:6.0f} s  {title}", err=True)
     result = work(lambda state: demo.progress.update(task, state=state))
     demo.progress.update(task, total=1, completed=1)
     return result

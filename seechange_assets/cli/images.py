@@ -43,9 +43,11 @@ def subtract(
     from seechange_assets.science.subtract_pair import subtract_images
 
     with busy("subtracting"):
-        images = [read_image(path, extension=_extension(extension)) for path in (new, reference)]
-        stars = _catalog(catalog, images[0])
-        difference, calibrated, used = subtract_images(*images, stars, method=method, ignore_filter=ignore_filter)
+        raw, raw_reference = (read_image(path, extension=_extension(extension)) for path in (new, reference))
+        stars = _catalog(catalog, raw)
+        difference, calibrated, used = subtract_images(
+            raw, raw_reference, stars, method=method, ignore_filter=ignore_filter
+        )
         detections = detect(difference, threshold=threshold)
     summary = {
         "method": difference.method,
@@ -141,7 +143,8 @@ def blank_sky_sigma(difference: Any, sources: "Table", clearance_fwhm: float = 3
     half = int(np.ceil(radius))
     for x, y in zip(sources["x"], sources["y"], strict=True):
         x0, y0 = round(float(x)), round(float(y))
-        rows, columns = slice(max(0, y0 - half), min(ny, y0 + half + 1)), slice(max(0, x0 - half), min(nx, x0 + half + 1))
+        rows = slice(max(0, y0 - half), min(ny, y0 + half + 1))
+        columns = slice(max(0, x0 - half), min(nx, x0 + half + 1))
         yy, xx = np.mgrid[rows, columns]
         blank[rows, columns] &= np.hypot(xx - x, yy - y) > radius
     score = difference.score[blank]

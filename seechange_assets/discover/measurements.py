@@ -1,6 +1,6 @@
 """Photometry, shape and artefact diagnostics of each detection, and the cuts on them."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import dagster as dg
 import pydantic
@@ -54,7 +54,7 @@ class MeasurementsParameters(Parameters):
             return value
         return {"dipole_score": None, "trail_score": None, "cosmic_ray_score": None} | value
 
-    def arguments(self) -> dict[str, object]:
+    def arguments(self) -> dict[str, Any]:
         """As for every process, with the thresholds as plain mappings."""
         plain = super().arguments()
         return plain | {name: plain[name].model_dump() for name in ("bad_thresholds", "deletion_thresholds")}

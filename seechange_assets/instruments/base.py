@@ -8,7 +8,7 @@ Nothing here touches Dagster, the database or the environment.
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from seechange_assets.errors import ParameterError
 from seechange_assets.products import ExposureInfo, FlagImage, FloatImage, ImageInfo
 
-if TYPE_CHECKING:
-    from astropy.io.fits import Header
+_REGISTRY: dict[str, type["Instrument"]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +67,10 @@ class Instrument(ABC):
     #: m_filter = G - sum c_i (BP-RP)^i; see `gaia_magnitude`.
     gaia_colors: ClassVar[dict[str, tuple[float, ...]]] = {}
 
-    _registry: ClassVar[dict[str, type["Instrument"]]] = {}
-
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         if cls.name:
-            Instrument._registry[cls.name] = cls
+            _REGISTRY[cls.name] = cls
 
     @abstractmethod
     def read_exposure(self, path: Path) -> ExposureInfo:
@@ -96,7 +93,7 @@ class Instrument(ABC):
             When the extension cannot be read.
         """
 
-    def bad_pixels(self, ccd: str) -> FlagImage:
+    def bad_pixels(self, ccd: str) -> FlagImage:  # noqa: ARG002 (cameras with a known mask look it up by CCD)
         """The standard bad-pixel flags of a CCD (none by default), shape ``ccd_shape``."""
         return np.zeros(self.ccd_shape, np.uint16)
 
@@ -116,7 +113,7 @@ def get_instrument(name: str) -> Instrument:
     """
     from seechange_assets.instruments import decam, demo, generic, ls4  # noqa: F401  (they register themselves)
 
-    if name not in Instrument._registry:
-        known = ", ".join(sorted(Instrument._registry))
+    if name not in _REGISTRY:
+        known = ", ".join(sorted(_REGISTRY))
         raise ParameterError(f"instrument {name!r} is not known: expected one of {known}")
-    return Instrument._registry[name]()
+    return _REGISTRY[name]()

@@ -179,7 +179,9 @@ def check_complete(path: Path) -> None:
     """
     excess = path.stat().st_size % _BLOCK
     if excess and path.suffix not in (".gz", ".bz2", ".xz", ".fz"):
-        raise BadExposure(f"{path}: truncated: {_BLOCK - excess} bytes are missing in its last block: transfer it again")
+        raise BadExposure(
+            f"{path}: truncated: {_BLOCK - excess} bytes are missing in its last block: transfer it again"
+        )
 
 
 def image_shape(hdu: Any) -> tuple[int, ...]:

@@ -44,7 +44,8 @@ def network_input(cutouts: Cutouts, measurements: Measurements) -> tuple[FloatAr
     negative = (np.asarray(measurements.table["score"]) < 0)[:, None, None]
     new, ref = np.where(negative, known[1], known[0]), np.where(negative, known[0], known[1])
     stamps = np.stack([new, ref, np.where(negative, -known[2], known[2])], axis=1)
-    return _view(stamps / _noise(known[2])[:, None, None, None]), _features(measurements)
+    in_noise = stamps / _noise(known[2])[:, None, None, None]
+    return _view(np.asarray(in_noise, np.float32)), _features(measurements)
 
 
 def _noise(stamps: FloatArray) -> FloatArray:

@@ -70,7 +70,9 @@ class _Scene:
         stamp = raw_stamps(self.new_psf, [0.0], [0.0], 41)[0]
         return float(np.hypot(self.new_sky, self.reference_sky) / np.sqrt((stamp**2).sum()))
 
-    def draw(self, image: FloatArray, psf: Psf, x: FloatArray, y: FloatArray, flux: FloatArray) -> None:
+    def draw(
+        self, image: FloatArray, psf: Psf, x: FloatArray | float, y: FloatArray | float, flux: FloatArray | float
+    ) -> None:
         """Add point sources to an image; all lie far enough from its edge or are cut off."""
         x, y, flux = np.atleast_1d(x), np.atleast_1d(y), np.atleast_1d(flux)
         half = 20

@@ -26,13 +26,13 @@ HIDDEN = 32
 
 
 def sample(
-    seed: int, n: int, **options: float
+    seed: int, n: int, *, fwhm_px: float | None = None, kinds: tuple[str, ...] = KINDS
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], NDArray]:
     """At least `n` examples: stamps, features, kinds, S/N."""
     rng = np.random.default_rng(seed)
     parts, count = [], 0
     while count < n:
-        batch = simulate(rng, **options)
+        batch = simulate(rng, fwhm_px=fwhm_px, kinds=kinds)
         parts.append(
             (*network_input(batch.cutouts, batch.measurements), batch.kind, np.abs(batch.measurements.table["score"]))
         )
@@ -46,6 +46,9 @@ def build(mean: NDArray[np.float32], scale: NDArray[np.float32]) -> "torch.nn.Mo
     from torch import nn
 
     class Network(nn.Module):
+        mean: torch.Tensor
+        scale: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.conv1 = nn.Conv2d(3, CHANNELS[0], 3, padding=1)
@@ -90,7 +93,7 @@ def train(stamps: NDArray, features: NDArray, is_real: NDArray, *, epochs: int, 
         order = rng.permutation(len(stamps))
         for first in range(0, len(order) - batch + 1, batch):
             rows = order[first : first + batch]
-            turned = np.rot90(stamps[rows], rng.integers(4), axes=(2, 3))[:, :, :: rng.choice([1, -1])]
+            turned = np.rot90(stamps[rows], int(rng.integers(4)), axes=(2, 3))[:, :, :: rng.choice([1, -1])]
             logit = network(torch.from_numpy(np.ascontiguousarray(turned)), torch.from_numpy(features[rows]))
             loss = torch.nn.functional.binary_cross_entropy_with_logits(
                 logit, torch.from_numpy(is_real[rows].astype(np.float32))
@@ -131,7 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
     stamps, features, kind, _ = sample(SEED, options.examples)
     sys.stdout.write(f"simulated {len(kind)} in {time.process_time() - start:.0f} core-seconds\n")
     weights = exported(train(stamps, features, kind < len(REAL_KINDS), epochs=options.epochs))
-    np.savez_compressed(options.output, **weights)
+    np.savez_compressed(options.output, allow_pickle=False, **weights)
     sys.stdout.write(f"trained after {time.process_time() - start:.0f} core-seconds\n")
     stamps, features, kind, snr = sample(SEED + 1, 6000)
     score = evaluate(weights, stamps, features)

@@ -172,7 +172,8 @@ def _filtered(mesh: FloatArray) -> FloatArray:
     v, u = (axis.ravel() for axis in np.meshgrid(*(np.linspace(-1, 1, n) for n in mesh.shape), indexing="ij"))
     terms = np.stack([u**0, u, v, u * v, u**2, v**2][: 6 if mesh.size >= 24 else 3], axis=1)
     trend = (terms @ _least_absolute(terms, mesh.ravel())).reshape(mesh.shape)
-    return trend + median_filter(mesh - trend, size=3, mode="nearest")
+    filtered: FloatArray = median_filter(mesh - trend, size=3, mode="nearest")
+    return trend + filtered
 
 
 def _least_absolute(terms: FloatArray, values: FloatArray) -> FloatArray:
@@ -210,4 +211,5 @@ def _interpolation_matrix(n: int, box: int, smooth: bool) -> FloatImage:
         return np.stack([np.interp(inner, centers, row) for row in unit], axis=1).astype(np.float32)
     spline = CubicSpline(centers, unit, bc_type="natural")
     slopes = spline(inner, 1)
-    return (spline(inner) + slopes * (pixels - inner)[:, None]).astype(np.float32)
+    weights: FloatArray = spline(inner) + slopes * (pixels - inner)[:, None]
+    return weights.astype(np.float32)

@@ -128,16 +128,12 @@ def subtract(
     size = stamp_size(psf, reference.psf)
     psfs = psf_pairs(psf, reference.psf, wcs.header, alignment.header, size)
     margin = max(size // 2, _MIN_MARGIN_PX)
-    raw = subtract_tiles(
-        pair.new, pair.reference, pair.new_variance, pair.reference_variance, psfs, margin, method
-    )
+    raw = subtract_tiles(pair.new, pair.reference, pair.new_variance, pair.reference_variance, psfs, margin, method)
     radius = int(np.ceil(grow_fwhm * max(psf.fwhm_px, reference.psf.fwhm_px)))
     flags = _grown(pair.flags, radius)
     error = max(_star_error(raw, flags, sources, alignment, psf.fwhm_px), psf_error)
     sky_variances = _sky_variances(pair)
     maps = _calibrated(raw, pair, flags, alignment, error)
-    usable = flags[::_SAMPLING, ::_SAMPLING] == 0
-    depth = float(np.median(maps["flux_err"][::_SAMPLING, ::_SAMPLING][usable])) if usable.any() else float("nan")
     return Difference(
         info=image.info,
         **maps,
@@ -146,7 +142,7 @@ def subtract(
         wcs=wcs,
         zp=zp.zp,
         zp_err=zp.zp_err,
-        limiting_magnitude=zp.zp - 2.5 * np.log10(5 * depth),
+        limiting_magnitude=zp.zp - 2.5 * np.log10(5 * _median_error(maps["flux_err"], flags)),
         method=method,
         flux_scale=scale.factor,
         reference_wcs=alignment.header,
@@ -155,6 +151,12 @@ def subtract(
         alignment_rms_px=alignment.rms_px,
         masked_fraction=float(np.mean(flags != 0)),
     )
+
+
+def _median_error(flux_err: FloatImage, flags: FlagImage) -> float:
+    """Typical error of a PSF flux on unflagged pixels; NaN where there are none."""
+    usable = flags[::_SAMPLING, ::_SAMPLING] == 0
+    return float(np.median(flux_err[::_SAMPLING, ::_SAMPLING][usable])) if usable.any() else float("nan")
 
 
 def _check_scale(scale: FluxScale, image: Image) -> None:

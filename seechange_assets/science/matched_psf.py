@@ -55,12 +55,12 @@ def difference_psf_model(
     places = places if degree > 0 else [places[4]]
     tables = np.stack([_difference_table(new, psfs, x, y, sky_variance, size, method) for x, y in places])
     terms = polynomial_terms([x for x, _ in places], [y for _, y in places], degree, shape)
-    coefficients = np.linalg.lstsq(terms, tables.reshape(len(places), -1), rcond=None)[0]
+    fitted = np.linalg.lstsq(terms, tables.reshape(len(places), -1), rcond=None)[0]
     oversampling = new.oversampling
     center = tables[len(places) // 2] / tables[len(places) // 2].sum()
     sharpness = effective_area(center) / oversampling**2 / effective_area(_center_stamp(new, size))
     base = analytic_psf(center, shape, new.fwhm_px * float(np.sqrt(sharpness)), oversampling, "pixels")
-    coefficients = np.asarray(coefficients.reshape(-1, *tables.shape[1:]), np.float64)
+    coefficients = np.asarray(fitted.reshape(-1, *tables.shape[1:]), np.float64)
     return replace(base, coefficients=coefficients, degree=degree, n_stars=new.n_stars)
 
 

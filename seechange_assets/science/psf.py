@@ -53,7 +53,7 @@ def polynomial_terms(x: ArrayLike, y: ArrayLike, degree: int, shape: tuple[int, 
 
 def native_size(psf: Psf) -> int:
     """Side [pixel] of the odd stamp that holds the whole tabulated PSF."""
-    half = (psf.coefficients.shape[-1] - 1) // 2
+    half: int = (psf.coefficients.shape[-1] - 1) // 2
     return 2 * (half // psf.oversampling) + 1
 
 
@@ -74,7 +74,8 @@ def render(psf: Psf, x: ArrayLike, y: ArrayLike, size: int | None = None) -> Flo
     ndarray of float64, shape (n, size, size)
     """
     stamps = raw_stamps(psf, x, y, native_size(psf) if size is None else size)
-    return stamps / stamps.sum(axis=(1, 2), keepdims=True)
+    total: FloatArray = stamps.sum(axis=(1, 2), keepdims=True)
+    return stamps / total
 
 
 def raw_stamps(
@@ -101,7 +102,8 @@ def raw_stamps(
         center = (x, y)
     elif center is None:
         center = (np.floor(x + 0.5), np.floor(y + 0.5))
-    return _resample(grids, x - center[0], y - center[1], psf.oversampling, size)
+    stamps: FloatArray = _resample(grids, x - center[0], y - center[1], psf.oversampling, size)
+    return stamps
 
 
 def centered_image(psf: Psf, x: float, y: float, shape: tuple[int, int]) -> FloatArray:
@@ -220,13 +222,12 @@ def _lanczos_taps(fraction: float) -> FloatArray:
         else:
             pt = np.pi * t
             taps[k] = LANCZOS_ORDER * np.sin(pt) * np.sin(pt / LANCZOS_ORDER) / (pt * pt)
-    return taps / taps.sum()
+    unit_sum: FloatArray = taps / taps.sum()
+    return unit_sum
 
 
 @numba.njit(cache=True)
-def _resample(
-    grids: FloatArray, shift_x: FloatArray, shift_y: FloatArray, oversampling: int, size: int
-) -> FloatArray:
+def _resample(grids: FloatArray, shift_x: FloatArray, shift_y: FloatArray, oversampling: int, size: int) -> FloatArray:
     """Sample each table at the pixels of a stamp whose star is shifted from the central pixel.
 
     The phase between pixels and table entries is the same for all pixels of a star, so one set

@@ -100,9 +100,7 @@ def build_psf(
     return _measured(psf, frame, sources, used, reserved)
 
 
-def select_stars(
-    sources: Sources, shape: tuple[int, int], *, min_snr: float, max_stars: int
-) -> NDArray[np.intp]:
+def select_stars(sources: Sources, shape: tuple[int, int], *, min_snr: float, max_stars: int) -> NDArray[np.intp]:
     """Rows of isolated, unflagged stars away from the border, brightest first."""
     from scipy.spatial import cKDTree
 
@@ -135,9 +133,7 @@ def model_fwhm(psf: Psf) -> float:
     return profile_fwhm(frame, at_x, at_y, sigma, np.zeros(frame.shape, bool))[0]
 
 
-def _start(
-    frame: Frame, sources: Sources, stars: NDArray[np.intp], oversampling: int, radius_fwhm: float
-) -> Psf:
+def _start(frame: Frame, sources: Sources, stars: NDArray[np.intp], oversampling: int, radius_fwhm: float) -> Psf:
     """The Moffat function of the mean star, or a Gaussian of the seeing when there is none."""
     fwhm_px, shape = sources.fwhm_px, frame.data.shape
     size = max(2 * int(np.ceil(radius_fwhm * fwhm_px)) + 1, 11)
@@ -217,7 +213,8 @@ def _survivors(flux: FloatArray, misfit: FloatArray) -> Mask:
         return usable
     middle = np.median(misfit[usable])
     spread = 1.4826 * np.median(np.abs(misfit[usable] - middle))
-    return usable & (misfit <= middle + CLIP_SIGMA * max(spread, 0.1))
+    good: Mask = usable & (misfit <= middle + CLIP_SIGMA * max(spread, 0.1))
+    return good
 
 
 def _corrected(
@@ -259,9 +256,7 @@ def _normalised(coefficients: FloatArray, oversampling: int) -> FloatArray:
     return np.concatenate([mean[None], coefficients[1:] - sums[1:, None, None] * mean])
 
 
-def _measured(
-    psf: Psf, frame: Frame, sources: Sources, used: NDArray[np.intp], reserved: NDArray[np.intp]
-) -> Psf:
+def _measured(psf: Psf, frame: Frame, sources: Sources, used: NDArray[np.intp], reserved: NDArray[np.intp]) -> Psf:
     """The PSF with the photometry of all sources and its figures of merit."""
     table = empty_photometry(len(sources.table))
     x, y = (np.asarray(sources.table[name], float) for name in ("x", "y"))

@@ -95,22 +95,23 @@ def fit_position_and_flux(
     return PositionFit(*out)
 
 
-def unit_stamps(
-    psf: Psf, x: FloatArray, y: FloatArray, size: int, center: tuple[FloatArray, FloatArray]
-) -> FloatArray:
+def unit_stamps(psf: Psf, x: FloatArray, y: FloatArray, size: int, center: tuple[FloatArray, FloatArray]) -> FloatArray:
     """Stamps around `center`, scaled so that the whole PSF, not the stamp, has sum 1."""
     whole = native_size(psf)
     full = raw_stamps(psf, x, y, max(size, whole), center=center)
     edge = (full.shape[-1] - size) // 2
     inside = full[:, edge : edge + size, edge : edge + size] if edge else full
-    return inside / full.sum(axis=(1, 2), keepdims=True)
+    total: FloatArray = full.sum(axis=(1, 2), keepdims=True)
+    return inside / total
 
 
 def gather(
     data: NDArray[np.floating], variance: NDArray[np.floating], center_x: FloatArray, center_y: FloatArray, size: int
 ) -> tuple[FloatArray, FloatArray]:
     """Stamps ``(n, size, size)`` of the pixels and their inverse variance, zero where nothing is known."""
-    return _gather(data, variance, center_x.astype(np.int64), center_y.astype(np.int64), size)
+    columns, rows = center_x.astype(np.int64), center_y.astype(np.int64)
+    stamps: tuple[FloatArray, FloatArray] = _gather(data, variance, columns, rows, size)
+    return stamps
 
 
 def _positions(x: ArrayLike, y: ArrayLike) -> tuple[FloatArray, FloatArray]:
@@ -141,7 +142,8 @@ def _linear_fit(stamps: FloatArray, pixels: FloatArray, weights: FloatArray) -> 
 def _weight_fraction(stamps: FloatArray, weights: FloatArray) -> FloatArray:
     """Share of ``sum psf²`` that falls on usable pixels."""
     squares = stamps**2
-    return np.where(weights > 0, squares, 0.0).sum(axis=(1, 2)) / squares.sum(axis=(1, 2))
+    share: FloatArray = np.where(weights > 0, squares, 0.0).sum(axis=(1, 2)) / squares.sum(axis=(1, 2))
+    return share
 
 
 def _reduced_chi2(
@@ -149,7 +151,8 @@ def _reduced_chi2(
 ) -> FloatArray:
     residual = pixels - flux[:, None, None] * stamps
     freedom = (weights > 0).sum(axis=(1, 2)) - n_parameters
-    return np.einsum("nij,nij,nij->n", weights, residual, residual) / np.maximum(freedom, 1)
+    chi2: FloatArray = np.einsum("nij,nij,nij->n", weights, residual, residual) / np.maximum(freedom, 1)
+    return chi2
 
 
 def _fit_chunk(

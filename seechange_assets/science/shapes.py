@@ -206,7 +206,8 @@ def _phase_bias(fwhm_px: float, beta: float, seeing_sigma_px: float, n: int = 16
     found = windowed_shapes(frame, np.full_like(frame, 1e-6), np.zeros(frame.shape, bool), x, y,
                             seeing_sigma_px=seeing_sigma_px, gain=1e12)  # fmt: skip
     log_sigma = np.log(found.sigma_px)
-    return np.nan_to_num(np.stack([found.x - x, found.y - y, log_sigma - np.nanmean(log_sigma)])).reshape(3, n, n)
+    bias: FloatArray = np.nan_to_num(np.stack([found.x - x, found.y - y, log_sigma - np.nanmean(log_sigma)]))
+    return bias.reshape(3, n, n)
 
 
 def _at_phase(bias: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
@@ -217,4 +218,5 @@ def _at_phase(bias: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
     u, v = u - np.floor(u), v - np.floor(v)
     low = bias[:, j, i] * (1 - u) + bias[:, j, (i + 1) % n] * u
     high = bias[:, (j + 1) % n, i] * (1 - u) + bias[:, (j + 1) % n, (i + 1) % n] * u
-    return low * (1 - v) + high * v
+    between: FloatArray = low * (1 - v) + high * v
+    return between

@@ -144,7 +144,7 @@ def matched_kernel(fwhm_px: float) -> FloatImage:
     half = int(np.clip(np.ceil(0.75 * fwhm_px), 1, 7))
     axis = np.arange(-half, half + 1) * (FWHM_PER_SIGMA / fwhm_px)
     kernel = np.exp(-0.5 * (axis[:, None] ** 2 + axis[None, :] ** 2))
-    return (kernel / kernel.sum()).astype(np.float32)
+    return np.asarray(kernel / kernel.sum(), np.float32)
 
 
 def _quick_look(pixels: _Pixels) -> NDArray[np.void]:
@@ -186,11 +186,13 @@ def _sep_call(data: NDArray[Any], threshold: float, options: dict[str, Any], nam
     for buffer in (300_000, max(300_000, data.size)):
         sep.set_extract_pixstack(buffer)
         try:
-            return sep.extract(data, threshold, **options)
+            found: NDArray[np.void] = sep.extract(data, threshold, **options)
         except Exception as error:  # noqa: BLE001 (SEP raises nothing more specific)
             failure = error
             if "pixel buffer full" not in str(error):
                 break
+        else:
+            return found
     raise BadPixels(
         f"sources of {name}: SEP gave up ({failure}): too much lies over the threshold; "
         "check the background and the flags"
@@ -203,9 +205,7 @@ def _shapes(pixels: _Pixels, found: NDArray[np.void], sigma_px: float) -> Window
     )
 
 
-def _measured_seeing(
-    pixels: _Pixels, found: NDArray[np.void], shapes: WindowedShapes, guess: _Seeing
-) -> _Seeing:
+def _measured_seeing(pixels: _Pixels, found: NDArray[np.void], shapes: WindowedShapes, guess: _Seeing) -> _Seeing:
     """The most frequent size among bright sources; the guess if there are none."""
     bright = shapes.ok & (shapes.snr > SEEING_SNR) & np.isfinite(shapes.sigma_px) & (found["flag"] == 0)
     bright &= _flags_near(pixels, found, guess.fwhm_px) == 0
@@ -291,7 +291,8 @@ def _flags_near(pixels: _Pixels, found: NDArray[np.void], fwhm_px: float) -> NDA
     """OR of the flags inside the isophote: its box cut to the ellipse of three sigma, at least one FWHM wide."""
     ellipse = np.stack([found[name] for name in ("x", "y", "cxx", "cyy", "cxy")], axis=1).astype(np.float64)
     box = np.stack([found[name] for name in ("xmin", "xmax", "ymin", "ymax")], axis=1).astype(np.int64)
-    return _or_flags(pixels.flags, ellipse, box, 0.5 * fwhm_px)
+    flags: NDArray[np.uint16] = _or_flags(pixels.flags, ellipse, box, 0.5 * fwhm_px)
+    return flags
 
 
 @numba.njit(cache=True)

@@ -55,7 +55,8 @@ def profile_fwhm(
 
     def residuals(p: FloatArray) -> FloatArray:
         alpha2 = (0.5 * scale * p[1]) ** 2 / (2.0 ** (1.0 / p[2]) - 1.0)
-        return p[0] * (1.0 + radius**2 / alpha2) ** -p[2] - value
+        misfit: FloatArray = p[0] * (1.0 + radius**2 / alpha2) ** -p[2] - value
+        return misfit
 
     peak = float(np.percentile(value, 98))
     fit = least_squares(residuals, [peak, 1.0, 3.0], loss="soft_l1", f_scale=0.05 * peak,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,7 +59,7 @@ def judge(truth: "Table", alerts: Sequence[dict[str, Any]], *, radius_arcsec: fl
         found=int((is_found & counted).sum()),
         completeness_snr10=round(float(is_found[bright].mean()), 4) if bright.any() else float("nan"),
         spurious_per_ccd=round(float((~is_explained).sum()) / n_ccd_images, 3),
-        table=[_bin(low, high, snr, counted, is_found) for low, high in zip(SNR_BINS, SNR_BINS[1:], strict=False)],
+        table=[_bin(low, high, snr, counted, is_found) for low, high in pairwise(SNR_BINS)],
     )
 
 

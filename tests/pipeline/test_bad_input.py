@@ -89,13 +89,17 @@ def test_missing_or_absurd_keywords(world, tmp_path, extension, keyword, value):
 
 def ruin(path, ccd, how):
     """Replace the pixels of one CCD."""
-    with fits.open(path) as hdus:
-        hdus = fits.HDUList([hdu.copy() for hdu in hdus])
+    with fits.open(path) as original:
+        hdus = fits.HDUList([hdu.copy() for hdu in original])
         data = hdus[f"CCD{ccd}"].data
         header = hdus[f"CCD{ccd}"].header.copy()
         for keyword in ("BZERO", "BSCALE"):
             header.remove(keyword, ignore_missing=True)
-        new = {"nan": np.full(data.shape, np.nan, np.float32), "zero": np.zeros_like(data), "saturated": np.full_like(data, 65535)}
+        new = {
+            "nan": np.full(data.shape, np.nan, np.float32),
+            "zero": np.zeros_like(data),
+            "saturated": np.full_like(data, 65535),
+        }
         hdus[f"CCD{ccd}"] = fits.ImageHDU(new[how], header, name=f"CCD{ccd}")
         hdus.writeto(path, overwrite=True)
 

@@ -89,7 +89,8 @@ class World:
         for night in sorted({row.night for row in self.session.registry.after(0) if row.kind != "science"}):
             instance.add_dynamic_partitions("calibration", [night])
             for ccd in ("01", "02"):
-                result = self.session.run("build_masters", {"calibration": night, "ccd": ccd}, ["master_bias", "master_flat"])
+                keys = {"calibration": night, "ccd": ccd}
+                result = self.session.run("build_masters", keys, ["master_bias", "master_flat"])
                 assert result.success
 
     def build_references(self) -> None:
@@ -125,7 +126,8 @@ class World:
         prepare_home(self.settings)
         self.session.store.database.upgrade()
         simulated = self.simulated
-        assert self.ingest([*simulated.biases, *simulated.flats, *simulated.references, *simulated.science[:2]]).code == 0
+        files = [*simulated.biases, *simulated.flats, *simulated.references, *simulated.science[:2]]
+        assert self.ingest(files).code == 0
         with self.as_environment():
             self.build_masters()
             keys = [simulated.keys[file] for file in simulated.references]

@@ -19,8 +19,7 @@ def _inputs(seed: int, n: int = 5, fwhm_px: tuple[float, ...] = (3.4, 3.1, 3.8, 
     scene = star_field(rng, SHAPE, 70)
     grids = [rotated_wcs(SHAPE, shift_px=shift) for shift in SHIFTS]
     observations = [
-        observe(rng, scene, grids[k], SHAPE, fwhm_px=fwhm_px[k], zp=25 + 0.2 * k, exposure=f"sim_{k}")
-        for k in range(n)
+        observe(rng, scene, grids[k], SHAPE, fwhm_px=fwhm_px[k], zp=25 + 0.2 * k, exposure=f"sim_{k}") for k in range(n)
     ]
     return [_input(observation) for observation in observations]
 

@@ -29,7 +29,10 @@ def test_cone_misses_nothing(centre, radius_deg):
 def square(ra, dec, side):
     half = side / 2
     width = half / np.cos(np.deg2rad(dec))
-    return {"ra": [ra - width, ra + width, ra + width, ra - width], "dec": [dec - half, dec - half, dec + half, dec + half]}
+    return {
+        "ra": [ra - width, ra + width, ra + width, ra - width],
+        "dec": [dec - half, dec - half, dec + half, dec + half],
+    }
 
 
 @pytest.mark.parametrize("ra", [0.0, 180.0, 359.9])
