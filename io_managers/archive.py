@@ -1,5 +1,7 @@
 """Dagster's IO manager: every product to the archive and Postgres, hand-over in memory."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
@@ -23,7 +25,8 @@ class ArchiveIOManager(dg.IOManager):
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Save a product and attach its key numbers to the materialization."""
         product, partition = context.asset_key.path[-1], Partition.of(context)
-        numbers = self._store.save(product, partition, obj)
+        with self._recorded(product, partition, context.run_id):
+            numbers = self._store.save(product, partition, obj)
         self._begin(context.run_id, partition)
         self._memory[product] = obj
         context.add_output_metadata(
@@ -35,8 +38,18 @@ class ArchiveIOManager(dg.IOManager):
         product, partition = context.asset_key.path[-1], Partition.of(context)
         self._begin(context.step_context.run_id, partition)
         if product not in self._memory:
-            self._memory[product] = self._store.load(product, partition)
+            with self._recorded(context.step_context.step.key, partition, context.step_context.run_id):
+                self._memory[product] = self._store.load(product, partition)
         return self._memory[product]
+
+    @contextmanager
+    def _recorded(self, step: str, partition: Partition, run_id: str) -> Iterator[None]:
+        """Leave a row that says why when a step fails on its way in or out."""
+        try:
+            yield
+        except Exception as error:
+            self._store.report(step, partition, outcome="failed", error=error, run_id=run_id)
+            raise
 
     def _begin(self, run_id: str, partition: Partition) -> None:
         if self._in_work != (run_id, partition):

@@ -89,7 +89,7 @@ class SurveyStore(ProductStore):
                 f"ingest {kind} frames of a night within the validity",
                 waits_for=f"master_{kind}//{info.ccd}",
             )
-        return f"{row.partition}/{row.provenance_id}", self.load_row(row)
+        return f"{row.partition}/{row.provenance_id}/{row.content_hash[:10]}", self.load_row(row)
 
     def reference_candidates(self, selection: Any, partition: Partition | None = None) -> list[tuple[Partition, str]]:
         """((field.filter, ccd), exposure) of every image that the selection of a reference set admits."""

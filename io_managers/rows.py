@@ -109,7 +109,10 @@ def summary(product: Any) -> dict[str, Any]:
 def inputs(product: Any) -> dict[str, Any]:
     """What the data decided: masters, reference, catalogue excerpt, members."""
     names = ("masters", "reference_id", "catalog", "members")
-    return plain({name: getattr(product, name) for name in names if hasattr(product, name)})
+    found = {name: getattr(product, name) for name in names if hasattr(product, name)}
+    if isinstance(product, p.Reference):
+        found["catalog"] = product.wcs.catalog
+    return plain(found)
 
 
 def _sql_value(value: Any) -> Any:

@@ -58,8 +58,8 @@ class AlertStream:
 
     Parameters
     ----------
-    servers : str
-        ``host:port,...``
+    servers : str or a function that gives it
+        ``host:port,...``; a function is asked when the broker is needed.
     security : mapping, optional
         Options of librdkafka for TLS and SASL, e.g. ``{"security.protocol": "SASL_SSL",
         "sasl.mechanism": "SCRAM-SHA-512", "sasl.username": ..., "sasl.password": ...}``.
@@ -71,14 +71,14 @@ class AlertStream:
 
     def __init__(
         self,
-        servers: str,
+        servers: str | Callable[[], str],
         *,
         security: Mapping[str, str] | None = None,
         message_timeout_s: float = 10.0,
         partitions: int = 4,
         replication: int = 1,
     ) -> None:
-        self.servers = servers
+        self._servers = servers
         self._security = dict(security or {})
         self._message_timeout_s = message_timeout_s
         self._partitions = partitions
@@ -86,7 +86,12 @@ class AlertStream:
         self._producer: tuple[int, Producer] | None = None
 
     def __repr__(self) -> str:
-        return f"AlertStream({self.servers!r})"
+        return f"AlertStream({self._servers!r})"
+
+    @property
+    def servers(self) -> str:
+        """Bootstrap servers; raises ServiceUnavailable when none is known."""
+        return self._servers if isinstance(self._servers, str) else self._servers()
 
     def configuration(self, **options: Any) -> dict[str, Any]:
         """Options of a librdkafka client for this broker; logs stay silent, errors are raised."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -341,3 +341,20 @@ def _write_atomically(path: Path, content: bytes, *, durable: bool = True) -> No
 
 def _where(ra_deg: float, dec_deg: float) -> str:
     return f"RA {ra_deg:.4f} Dec {dec_deg:+.4f}"
+
+
+class DeferredCatalog:
+    """A catalogue that is opened at its first use, so that a step that needs none runs without one."""
+
+    def __init__(self, location: str | None, cache_dir: Path | None = None) -> None:
+        self._location, self._cache_dir = location, cache_dir
+
+    @cached_property
+    def _source(self) -> SkyCatalogSource:
+        return open_sky_catalog(self._location, self._cache_dir)
+
+    def cone(
+        self, ra_deg: float, dec_deg: float, radius_deg: float, max_mag: float | None = None, min_stars: int = 1
+    ) -> SkyCatalog:
+        """See `SkyCatalogSource.cone`; raises CatalogError when the location cannot be opened."""
+        return self._source.cone(ra_deg, dec_deg, radius_deg, max_mag=max_mag, min_stars=min_stars)

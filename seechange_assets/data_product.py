@@ -16,7 +16,7 @@ import dagster as dg
 
 from seechange_assets.assess.checks import ProductCheck
 from seechange_assets.content import content_hash, freeze
-from seechange_assets.errors import RetriableError, SeeChangeError
+from seechange_assets.errors import CheckFailed, InputNotReady, RetriableError, SeeChangeError
 from seechange_assets.parameters import Parameters
 from seechange_assets.partitions import Partition
 
@@ -40,7 +40,7 @@ def data_product(
     parameters : the model of the process; its ``process`` equals the function's name.
     deps : assets the function finds by itself (through the store), not by argument.
     checks : rules on the product, run in the same step; a failed blocking rule stops what follows.
-    may_wait : a `RetriableError` leaves the partition waiting instead of failed: nothing is
+    may_wait : an `InputNotReady` leaves the partition waiting instead of failed: nothing is
         materialized, nothing downstream runs, and a row says what is waited for.
     """
 
@@ -55,6 +55,7 @@ def data_product(
             with _Attempt(context, given["store"], name, partition, may_wait) as attempt:
                 product = freeze(function(**{key: given[key] for key in wanted}))
             if attempt.finished:
+                attempt.judge(product, checks)
                 yield _result(product, checks, attempt)
 
         compute.__signature__ = _dagster_signature(wanted)  # type: ignore[attr-defined]
@@ -92,7 +93,7 @@ class _Attempt:
             self._record("computed", None)
             self.finished = True
             return False
-        if isinstance(error, RetriableError) and self._may_wait:
+        if isinstance(error, InputNotReady) and self._may_wait:
             self._record("waiting", error)
             self._context.log.warning("%s waits: %s", self._name, error)
             return True
@@ -102,6 +103,12 @@ class _Attempt:
             description = f"{type(error).__name__}: {error}"
             raise dg.Failure(description, allow_retries=isinstance(error, RetriableError)) from error
         return False
+
+    def judge(self, product: Any, checks: Sequence[ProductCheck]) -> None:
+        """Record a failure where a blocking rule stops the partition; Dagster then runs nothing after it."""
+        for check in checks:
+            if check.blocking and not check.passes(product):
+                self._record("failed", CheckFailed(f"{check.name}: {check.measure(product):g} > {check.limit:g}"))
 
     def _record(self, outcome: str, error: BaseException | None) -> None:
         self._store.report(

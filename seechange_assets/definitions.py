@@ -16,7 +16,7 @@ from resources.alert_stream import AlertStream
 from resources.archive import Archive
 from resources.database import Database
 from resources.settings import Settings
-from resources.sky_catalog import open_sky_catalog
+from resources.sky_catalog import DeferredCatalog
 from seechange_assets import partitions
 from seechange_assets.acquire import exposure, masters
 from seechange_assets.calibrate import background, image, psf, sources, wcs, zp
@@ -58,8 +58,12 @@ def build_recipes(settings: Settings) -> Recipes:
     for section in layers:
         if section not in PARAMETER_MODELS:
             raise ParameterError(unknown_name(section, sorted(PARAMETER_MODELS), "configuration"))
+    instrument = get_instrument(settings.instrument)
+    layers["exposure"] = {"instrument": instrument.name, "constants": instrument.constants()}
     assets = [asset for phase in PHASES.values() for asset in phase]
     upstreams = {_name(asset): _upstreams(asset) for asset in assets}
+    # Masters are made of exposures, but of a night's: to Dagster, every new exposure would make all of them stale.
+    upstreams |= {_name(master): ("exposure", *upstreams[_name(master)]) for master in PHASES["acquire"][1:]}
     parameters = {name: PARAMETER_MODELS[name].from_overrides(layers.get(name)) for name in upstreams}
     return Recipes(parameters, upstreams)
 
@@ -83,7 +87,8 @@ def build_assets(recipes: Recipes, instrument: Instrument) -> list[Any]:
                 "partitions_def": partitioned_by.get(name, per_exposure),
                 "group_name": group,
             }
-            metadata = {"parameters": dg.MetadataValue.json(recipes.parameters(name).model_dump(mode="json"))}
+            parameters = recipes.parameters(name).model_dump(mode="json")
+            metadata = {"parameters": dg.MetadataValue.json(parameters)} if parameters else {}
             stamped.append(_with_attributes(asset, attributes, metadata))
     return stamped
 
@@ -113,8 +118,8 @@ def build_definitions(settings: Settings) -> dg.Definitions:
             "instrument": instrument,
             "registry": ExposureRegistry(store, instrument),
             "settings": settings,
-            "sky": dg.ResourceDefinition(lambda _: open_sky_catalog(settings.catalog, settings.home / "catalog_cache")),
-            "stream": dg.ResourceDefinition(lambda _: AlertStream(settings.kafka_servers)),
+            "sky": DeferredCatalog(settings.catalog, settings.home / "catalog_cache"),
+            "stream": AlertStream(lambda: settings.kafka_servers),
         },
     )
 

@@ -29,11 +29,15 @@ class DataError(SeeChangeError):
     """The data or the request cannot give a product; trying again gives the same answer."""
 
 
-class MasterNotFound(RetriableError):
+class InputNotReady(RetriableError):
+    """A product that this one is made with does not exist yet; the partition waits for it."""
+
+
+class MasterNotFound(InputNotReady):
     """No master calibration frame is valid for this CCD, date and filter."""
 
 
-class ReferenceNotFound(RetriableError):
+class ReferenceNotFound(InputNotReady):
     """No reference covers this image yet."""
 
 
@@ -91,6 +95,10 @@ class ReferenceUnusable(DataError):
 
 class TooManyDetections(DataError):
     """More detections than a real sky can give: the subtraction is bad."""
+
+
+class CheckFailed(DataError):
+    """A product breaks a blocking rule; what would be made from it is not made."""
 
 
 class ArchiveError(DataError):

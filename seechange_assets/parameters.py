@@ -97,6 +97,8 @@ def load_layers(paths: list[Path]) -> dict[str, dict[str, Any]]:
             layer = yaml.safe_load(path.read_text()) or {}
         except (OSError, yaml.YAMLError) as error:
             raise ParameterError(f"cannot read the configuration {path}: {error}") from error
+        if not isinstance(layer, Mapping):
+            raise ParameterError(f"{path}: expected sections of parameters, found a {type(layer).__name__}")
         for section, values in layer.items():
             if not isinstance(values, Mapping):
                 raise ParameterError(f"{path}: section {section!r} must map parameters to values")

@@ -4,18 +4,23 @@ No run makes it: `seechange ingest` or the drop-directory sensor registers a fil
 reports it to Dagster as a materialization.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import dagster as dg
 
 from seechange_assets.data_product import PARAMETER_MODELS
-from seechange_assets.parameters import Parameters
+from seechange_assets.parameters import Field, Parameters
 
 
 class ExposureParameters(Parameters):
-    """Registration has no parameters: the bytes are kept as they came."""
+    """The camera, with every constant that can change a product made from its pixels.
+
+    The composition root fills both in; they make the recipes of two cameras differ in everything.
+    """
 
     process: ClassVar[str] = "exposure"
+    instrument: str = Field("", description="Name of the instrument.")
+    constants: dict[str, Any] = Field(default_factory=dict, description="`Instrument.constants`.")
 
 
 PARAMETER_MODELS["exposure"] = ExposureParameters

@@ -21,6 +21,8 @@ from seechange_assets.errors import SeeChangeError, ServiceUnavailable
 #: A transient counts as found when an alert of the same exposure lies this close [arcsec].
 MATCH_RADIUS_ARCSEC = 2.0
 MARKER = ".seechange-demo"
+#: What a full-size demonstration must reach.
+MIN_COMPLETENESS, MAX_SPURIOUS = 0.9, 20.0
 
 
 @dataclass(slots=True)
@@ -56,6 +58,8 @@ def main(
 
     home = (home or project_root() / "demo").resolve()
     demo = Demo(home, seed, exposures, ccds, reference_epochs, timeout_s)
+    for name in [name for name in os.environ if name.startswith("SEECHANGE_")]:
+        del os.environ[name]  # a simulated night must never reach a survey's own archive, database or broker
     os.environ |= {"SEECHANGE_HOME": str(home), "SEECHANGE_INSTRUMENT": instrument}
     os.environ["SEECHANGE_CATALOG"] = str(home / "simulation" / "catalog" / "gaia.fits")
     demo.settings = Settings.from_environment()
@@ -314,6 +318,13 @@ def _finish(demo: Demo, summary: dict[str, Any], keep_up: bool) -> None:
         typer.echo(f"Dagster UI was at {summary['ui_url']}; bring it back with SEECHANGE_HOME={demo.home} seechange up")
     if summary["alerts_read_back"] != summary["alerts_sent"]:
         raise SeeChangeError(f"{summary['alerts_sent']} alerts were sent, {summary['alerts_read_back']} came back")
+    is_full_size = demo.settings.instrument == "ls4"  # the small CCDs of `demo` are crowded
+    is_poor = summary["completeness_snr10"] < MIN_COMPLETENESS or summary["spurious_per_ccd"] > MAX_SPURIOUS
+    if is_full_size and is_poor:
+        raise SeeChangeError(
+            f"below what is promised: completeness at S/N 10 {summary['completeness_snr10']} (at least "
+            f"{MIN_COMPLETENESS}), {summary['spurious_per_ccd']} spurious alerts per CCD (at most {MAX_SPURIOUS})"
+        )
 
 
 def run() -> None:

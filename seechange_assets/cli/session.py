@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from seechange_assets.errors import ServiceUnavailable
+
 
 @dataclass
 class Session:
@@ -19,7 +21,11 @@ class Session:
         from seechange_assets.definitions import build_store
 
         store = build_store(self.settings)
-        store.database.upgrade()
+        found, newest = store.database.revisions()
+        if found != newest:
+            raise ServiceUnavailable(
+                f"the database has revision {found}, the code needs {newest}: run `seechange db upgrade`"
+            )
         return store
 
     @cached_property

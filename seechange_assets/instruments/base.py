@@ -5,16 +5,17 @@ reads a raw file (or a calibrated one) and turns the header into `ExposureInfo`.
 Nothing here touches Dagster, the database or the environment.
 """
 
+import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seechange_assets.errors import ParameterError
-from seechange_assets.products import ExposureInfo, FlagImage, FloatImage, ImageInfo
+from seechange_assets.products import ExposureInfo, FlagImage, FloatImage, ImageInfo, plain
 
 _REGISTRY: dict[str, type["Instrument"]] = {}
 
@@ -92,6 +93,17 @@ class Instrument(ABC):
         BadExposure
             When the extension cannot be read.
         """
+
+    def constants(self) -> dict[str, Any]:
+        """Every plain public attribute of the class: what the camera is assumed to be.
+
+        They are part of the provenance of all its products. A subclass that reads tables (bad pixels,
+        linearity) gives their version in an attribute of its own.
+        """
+        names = [name for name in dir(type(self)) if not name.startswith("_")]
+        values = {name: getattr(type(self), name) for name in names}
+        plain_types = (str, int, float, tuple, dict)
+        return {name: json.loads(json.dumps(plain(v))) for name, v in values.items() if isinstance(v, plain_types)}
 
     def bad_pixels(self, ccd: str) -> FlagImage:  # noqa: ARG002 (cameras with a known mask look it up by CCD)
         """The standard bad-pixel flags of a CCD (none by default), shape ``ccd_shape``."""

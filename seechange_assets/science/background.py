@@ -6,11 +6,14 @@ the pixels fainter than the mode, which no source can contaminate. Bertin & Arno
 of boxes at the border is our own.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from seechange_assets.errors import BadPixels
 from seechange_assets.products import Background, FloatImage, Image
+from seechange_assets.science.source_mask import BIN_PX, excess_of_bins, relaxed, source_bins
 
 CLIP_SIGMA = 3.0
 MAX_ITERATIONS = 12
@@ -20,9 +23,12 @@ MIN_USABLE_FRACTION = 0.2
 CROWDED_SKEW = 0.3
 
 FloatArray = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 
-def measure_background(image: Image, *, box_size_px: int = 256) -> Background:
+def measure_background(
+    image: Image, *, box_size_px: int = 256, form: str = "map", polynomial_degree: int = 2, mask_passes: int = 2
+) -> Background:
     """Measure the sky of an image.
 
     Parameters
@@ -31,6 +37,12 @@ def measure_background(image: Image, *, box_size_px: int = 256) -> Background:
         Flagged and non-finite pixels are ignored.
     box_size_px : int
         Side of a box of the mesh; a smaller image is one box.
+    form : str
+        ``map`` follows the mesh, ``polynomial`` a robust fit to it, ``scalar`` is its median everywhere.
+    polynomial_degree : int
+        Of the polynomial; lower where fewer boxes than coefficients were measured.
+    mask_passes : int
+        How often sources are masked by what the sky so far leaves of the image, and the boxes measured again.
 
     Returns
     -------
@@ -42,27 +54,74 @@ def measure_background(image: Image, *, box_size_px: int = 256) -> Background:
         If no box has usable pixels, or if they are all equal.
     """
     usable = (image.flags == 0) & np.isfinite(image.data)
-    return sky_of_pixels(image.data, usable, box_size_px, f"{image.info.exposure} {image.info.ccd}")
+    where = f"{image.info.exposure} {image.info.ccd}"
+    sky = sky_of_pixels(image.data, usable, box_size_px, where, mask_passes=mask_passes)
+    if form == "scalar":
+        return _scalar(sky)
+    return _polynomial(sky, polynomial_degree) if form == "polynomial" else sky
 
 
-def sky_of_pixels(data: FloatImage, usable: NDArray[np.bool_], box_size_px: int, where: str) -> Background:
+def sky_of_pixels(
+    data: FloatImage, usable: Mask, box_size_px: int, where: str, *, mask_passes: int = 0
+) -> Background:
     """As `measure_background`, of bare pixels; ``where`` names them in errors."""
-    ny, nx = data.shape
-    box = int(min(box_size_px, max(ny, nx)))
+    box = int(min(box_size_px, max(data.shape)))
     level, rms = _measure_boxes(data, usable, box)
     if not np.isfinite(level).any():
         raise BadPixels(f"background of {where}: no box of {box} px has enough usable pixels; check the flags")
     if np.nanmax(rms) <= 0:
         raise BadPixels(f"background of {where}: all usable pixels are equal, the CCD was not read out")
+    sky = _sky_of_boxes(level, rms, box, data.shape)
+    for _ in range(mask_passes):
+        level, rms = _measure_boxes(data, usable & ~_covered(data, usable, sky), box)
+        if not np.nanmax(rms, initial=0.0) > 0:
+            break
+        sky = _sky_of_boxes(level, rms, box, data.shape)
+    return sky
+
+
+def _sky_of_boxes(level: FloatArray, rms: FloatArray, box: int, shape: tuple[int, int]) -> Background:
+    """Boxes without data filled, outliers filtered."""
     level, rms = _filtered(_filled(level)), _filtered(_filled(np.where(rms > 0, rms, np.nan)))
+    rms = np.maximum(rms, 1e-3 * np.median(rms))
     return Background(
-        level_mesh=level.astype(np.float32),
-        rms_mesh=np.maximum(rms, 1e-3 * np.median(rms)).astype(np.float32),
-        box_size_px=box,
-        shape=(ny, nx),
-        level=float(np.median(level)),
-        rms=float(np.median(rms)),
-    )
+        level_mesh=level.astype(np.float32), rms_mesh=rms.astype(np.float32), box_size_px=box,
+        shape=(int(shape[0]), int(shape[1])), level=float(np.median(level)), rms=float(np.median(rms)),
+    )  # fmt: skip
+
+
+def _covered(data: FloatImage, usable: Mask, sky: Background) -> Mask:
+    """Pixels under sources, at the resolution of the bins of `source_mask`.
+
+    The sky that sources are held against is the lower of the map and its trend: the halo of a large galaxy has lifted
+    the boxes around it.
+    """
+    trend = _trend(sky.level_mesh.astype(np.float64)).astype(np.float32)
+    reference = replace(sky, level_mesh=np.minimum(sky.level_mesh, trend))
+    level = _rendered(reference.level_mesh, reference, smooth=True, step=BIN_PX)
+    rms = _rendered(sky.rms_mesh, sky, smooth=False, step=BIN_PX)
+    excess, seen = excess_of_bins(data, usable, level, rms)
+    box = max(sky.box_size_px // BIN_PX, 1)
+    small, large = source_bins(excess, box)
+    for i, j in np.ndindex(sky.level_mesh.shape):
+        cut = np.s_[i * box : (i + 1) * box, j * box : (j + 1) * box]
+        small[cut] = relaxed(small[cut], excess[cut], seen[cut] & ~large[cut])
+    covered = (small | large).repeat(BIN_PX, axis=0).repeat(BIN_PX, axis=1)
+    return covered[: data.shape[0], : data.shape[1]]
+
+
+def _scalar(sky: Background) -> Background:
+    """One level and one rms for the whole image."""
+    return replace(
+        sky, level_mesh=np.full((1, 1), sky.level, np.float32), rms_mesh=np.full((1, 1), sky.rms, np.float32),
+        box_size_px=max(sky.shape),
+    )  # fmt: skip
+
+
+def _polynomial(sky: Background, degree: int) -> Background:
+    """The level as a polynomial of the position, in the boxes of the mesh."""
+    level = _trend(sky.level_mesh.astype(np.float64), degree)
+    return replace(sky, level_mesh=level.astype(np.float32), level=float(np.median(level)))
 
 
 def level_map(background: Background) -> FloatImage:
@@ -144,10 +203,11 @@ TRUNCATED_RMS = 0.98658
 
 
 def _filled(mesh: FloatArray) -> FloatArray:
-    """Give boxes without data the mean of their measured neighbours, ring by ring."""
-    mesh = mesh.copy()
-    while np.isnan(mesh).any():
-        padded = np.pad(mesh, 1, constant_values=np.nan)
+    """Give boxes without data the trend of the others plus the mean departure of their measured neighbours, ring by ring."""
+    trend = _trend(mesh)
+    rest = mesh - trend
+    while np.isnan(rest).any():
+        padded = np.pad(rest, 1, constant_values=np.nan)
         around = np.stack(
             [padded[1 + i : 1 + i + mesh.shape[0], 1 + j : 1 + j + mesh.shape[1]]
              for i in (-1, 0, 1) for j in (-1, 0, 1)]
@@ -155,8 +215,8 @@ def _filled(mesh: FloatArray) -> FloatArray:
         known = np.isfinite(around)
         count = known.sum(axis=0)
         mean = np.where(known, around, 0.0).sum(axis=0) / np.maximum(count, 1)
-        mesh = np.where(np.isnan(mesh) & (count > 0), mean, mesh)
-    return mesh
+        rest = np.where(np.isnan(rest) & (count > 0), mean, rest)
+    return trend + rest
 
 
 def _filtered(mesh: FloatArray) -> FloatArray:
@@ -169,11 +229,22 @@ def _filtered(mesh: FloatArray) -> FloatArray:
 
     if mesh.size < 6:
         return mesh
-    v, u = (axis.ravel() for axis in np.meshgrid(*(np.linspace(-1, 1, n) for n in mesh.shape), indexing="ij"))
-    terms = np.stack([u**0, u, v, u * v, u**2, v**2][: 6 if mesh.size >= 24 else 3], axis=1)
-    trend = (terms @ _least_absolute(terms, mesh.ravel())).reshape(mesh.shape)
+    trend = _trend(mesh)
     filtered: FloatArray = median_filter(mesh - trend, size=3, mode="nearest")
     return trend + filtered
+
+
+def _trend(mesh: FloatArray, degree: int = 2) -> FloatArray:
+    """Polynomial of least absolute residuals through the measured boxes, at all boxes."""
+    known = np.isfinite(mesh).ravel()
+    v, u = (axis.ravel() for axis in np.meshgrid(*(np.linspace(-1, 1, n) for n in mesh.shape), indexing="ij"))
+    # Four boxes for each coefficient, and never a higher power than an axis has boxes for.
+    while degree > 0 and (known.sum() < 2 * (degree + 1) * (degree + 2) or min(mesh.shape) <= degree):
+        degree -= 1
+    powers = [(total - j, j) for total in range(degree + 1) for j in range(total + 1)]
+    terms = np.stack([u**i * v**j for i, j in powers], axis=1)
+    trend: FloatArray = terms @ _least_absolute(terms[known], mesh.ravel()[known])
+    return trend.reshape(mesh.shape)
 
 
 def _least_absolute(terms: FloatArray, values: FloatArray) -> FloatArray:
@@ -187,14 +258,14 @@ def _least_absolute(terms: FloatArray, values: FloatArray) -> FloatArray:
     return np.asarray(coefficients, np.float64)
 
 
-def _rendered(mesh: FloatImage, background: Background, *, smooth: bool) -> FloatImage:
-    """Interpolate the mesh to all pixels: one matrix per axis."""
-    along = [_interpolation_matrix(n, background.box_size_px, smooth) for n in background.shape]
+def _rendered(mesh: FloatImage, background: Background, *, smooth: bool, step: int = 1) -> FloatImage:
+    """Interpolate the mesh to all pixels, or to the middle of each bin of `step` pixels: one matrix per axis."""
+    along = [_interpolation_matrix(n, background.box_size_px, smooth, step) for n in background.shape]
     return along[0] @ (mesh @ along[1].T)
 
 
-def _interpolation_matrix(n: int, box: int, smooth: bool) -> FloatImage:
-    """Weights ``(n, n_boxes)`` of each box at each pixel of one axis.
+def _interpolation_matrix(n: int, box: int, smooth: bool, step: int = 1) -> FloatImage:
+    """Weights ``(n / step, n_boxes)`` of each box at the middle of each bin of one axis.
 
     Beyond the outer centres the smooth form goes on in a straight line, the other stays constant.
     """
@@ -203,8 +274,8 @@ def _interpolation_matrix(n: int, box: int, smooth: bool) -> FloatImage:
     edges = np.append(np.arange(0, n, box), n)
     centers = (edges[:-1] + edges[1:] - 1) / 2.0
     if centers.size == 1:
-        return np.ones((n, 1), np.float32)
-    pixels = np.arange(n, dtype=float)
+        return np.ones((-(-n // step), 1), np.float32)
+    pixels = np.arange(0, n, step) + (step - 1) / 2.0
     inner = np.clip(pixels, centers[0], centers[-1])
     unit = np.eye(centers.size)
     if not smooth:

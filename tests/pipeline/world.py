@@ -14,6 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from resources.database import Database
 from resources.settings import Settings
 from seechange_assets.cli.process import chain
 from seechange_assets.cli.session import Session
@@ -124,7 +125,7 @@ class World:
         from resources.services.dagster_ui import prepare_home
 
         prepare_home(self.settings)
-        self.session.store.database.upgrade()
+        Database(self.settings.database_url).upgrade()
         simulated = self.simulated
         files = [*simulated.biases, *simulated.flats, *simulated.references, *simulated.science[:2]]
         assert self.ingest(files).code == 0

@@ -1,0 +1,119 @@
+"""Which parts of an image are covered by sources, wings and halos included, before any catalogue exists.
+
+Works on means over 4x4 pixels: there a source of a tenth of the sky noise per pixel shows, and all is sixteen times
+smaller. An isophote alone cuts a source where it still gives light, so each region grows in proportion to its own width.
+"""
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from seechange_assets.products import FloatImage
+
+BIN_PX = 4
+# Isophote [sky rms]; the smoothed bins have a noise of 0.094, so that noise alone hardly ever reaches it.
+ISOPHOTE = 0.35
+# Growth of a region: this share of its half width, plus bins for the wings of unresolved sources.
+GROWTH, GROWTH_BINS = 0.75, 1
+# Regions of a half width over this share of a box are large: their boxes have no sky of their own.
+LARGE_SHARE = 0.12
+# What the mask of small sources must leave of a box.
+MIN_SKY_FRACTION = 0.25
+
+FloatArray = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+def excess_of_bins(data: FloatImage, usable: Mask, level: FloatImage, rms: FloatImage) -> tuple[FloatArray, Mask]:
+    """Smoothed light above the sky in 4x4 pixels, in units of the sky rms.
+
+    Parameters
+    ----------
+    data, usable : ndarray, shape (ny, nx)
+    level, rms : ndarray, shape (ny/4, nx/4), rounded up
+        The sky in the middle of each bin.
+
+    Returns
+    -------
+    tuple of ndarray
+        The excess, NaN where no usable pixel is near, and the bins that have usable pixels themselves.
+    """
+    total, count = _bin_sums(data, usable, BIN_PX)
+    excess = total - count * level
+    with np.errstate(divide="ignore", invalid="ignore"):
+        smooth: FloatArray = _blurred(excess / rms) / _blurred(count)
+    return smooth, count > 0
+
+
+def source_bins(excess: FloatArray, box_bins: float) -> tuple[Mask, Mask]:
+    """Bins covered by small and by large sources, both grown.
+
+    Parameters
+    ----------
+    excess : ndarray
+        From `excess_of_bins`.
+    box_bins : float
+        Side of a box of the background mesh [bin].
+    """
+    from scipy.ndimage import distance_transform_edt, find_objects, label, maximum
+
+    covered = np.nan_to_num(excess, nan=-1.0) > ISOPHOTE
+    regions, n = label(covered)
+    if n == 0:
+        return covered, np.zeros_like(covered)
+    # The half width is that of the largest circle inside: chains of stars in a crowded field stay narrow.
+    # Bins without pixels (the core of a saturated star) do not count as an end of it.
+    depth = distance_transform_edt(covered | np.isnan(excess))
+    half_width = np.concatenate([[0.0], np.atleast_1d(maximum(depth, regions, np.arange(1, n + 1)))])
+    is_large = half_width > LARGE_SHARE * box_bins
+    small = _grown(covered & ~is_large[regions], GROWTH_BINS)
+    large = np.zeros_like(covered)
+    places = find_objects(regions)
+    for region in np.flatnonzero(is_large):
+        reach = GROWTH * half_width[region] + GROWTH_BINS
+        pad = int(reach) + 1
+        around = tuple(slice(max(part.start - pad, 0), part.stop + pad) for part in places[region - 1])
+        large[around] |= distance_transform_edt(regions[around] != region) <= reach
+    return small, large
+
+
+def relaxed(small: Mask, excess: FloatArray, free: Mask) -> Mask:
+    """The mask of small sources of one box, opened to the darkest quarter where it leaves less than that.
+
+    ``free`` are the bins that hold pixels and no large source.
+    """
+    if not free.any() or (free & ~small).sum() >= MIN_SKY_FRACTION * free.sum():
+        return small
+    mask: Mask = excess > np.quantile(excess[free], MIN_SKY_FRACTION)
+    return mask
+
+
+def _grown(mask: Mask, bins: int) -> Mask:
+    from scipy.ndimage import maximum_filter
+
+    wide: Mask = maximum_filter(mask.view(np.uint8), size=2 * bins + 1, mode="constant").view(np.bool_)
+    return wide
+
+
+def _blurred(values: FloatArray) -> FloatArray:
+    """Sums with weights 1, 2, 1 along both axes; nothing outside."""
+    from scipy.ndimage import correlate1d
+
+    along: FloatArray = correlate1d(values, [1.0, 2.0, 1.0], axis=0, mode="constant")
+    both: FloatArray = correlate1d(along, [1.0, 2.0, 1.0], axis=1, mode="constant")
+    return both
+
+
+@numba.njit(cache=True)
+def _bin_sums(data, usable, step):  # type: ignore[no-untyped-def]
+    """Sum and number of the usable pixels of each bin."""
+    ny, nx = data.shape
+    total = np.zeros((-(-ny // step), -(-nx // step)))
+    count = np.zeros_like(total)
+    for j in range(ny):
+        row = j // step
+        for i in range(nx):
+            if usable[j, i]:
+                total[row, i // step] += data[j, i]
+                count[row, i // step] += 1.0
+    return total, count
