@@ -29,9 +29,8 @@ class ArchiveIOManager(dg.IOManager):
             numbers = self._store.save(product, partition, obj)
         self._begin(context.run_id, partition)
         self._memory[product] = obj
-        context.add_output_metadata(
-            {**{k: v for k, v in numbers.items() if v is not None}, "file": self._store.path(product, partition)}
-        )
+        shown = {name: _readable(value) for name, value in numbers.items() if value is not None}
+        context.add_output_metadata({**shown, "file": self._store.path(product, partition)})
 
     def load_input(self, context: dg.InputContext) -> Any:
         """The product of this partition, made a moment ago or read back."""
@@ -55,3 +54,10 @@ class ArchiveIOManager(dg.IOManager):
         if self._in_work != (run_id, partition):
             self._memory.clear()
             self._in_work = (run_id, partition)
+
+
+def _readable(value: Any) -> Any:
+    """Floats with the digits a person reads (the rows keep all of them); small ones keep four."""
+    if not isinstance(value, float):
+        return value
+    return round(value, 5) if abs(value) >= 0.01 else float(f"{value:.4g}")

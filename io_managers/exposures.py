@@ -1,6 +1,8 @@
 """Register raw exposures: checksum, archive, row. The same file twice is one exposure."""
 
+import gzip
 import shutil
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ from sql.models import ExposureRow, RejectedFileRow
 from sql.sky import healpix_of
 
 _REGISTRATION_LOCK = 7316
+#: Ends of names that the archive keeps: readers go by them.
+_COMPRESSED = (".fits.fz", ".fits.gz", ".fits.bz2")
+_READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,7 @@ class ExposureRegistry:
         """
         if not file.is_file():
             raise BadExposure(f"{file}: no such file")
+        _check_compressed(file)
         info = self._instrument.read_exposure(file)
         checked_name(info.key, "exposure key")
         sha256 = file_digest(file)
@@ -64,9 +70,9 @@ class ExposureRegistry:
         """Remember a refused file once per content, so that nobody has to search a log for it."""
         values = {
             "sha256": file_digest(file),
-            "name": file.name.encode("ascii", "backslashreplace").decode()[:200],
+            "name": one_line(file.name),
             "error": type(error).__name__,
-            "message": str(error)[:2000],
+            "message": one_line(error, 2000),
         }
         with self._store.database.session() as session:
             session.execute(insert(RejectedFileRow).values(**values).on_conflict_do_nothing())
@@ -91,7 +97,7 @@ class ExposureRegistry:
         """Copy, then insert; False when another process registered the key first."""
         self._store.register_recipes()
         # The name carries the content, so two files that fight for a key never share a path.
-        path = f"{self._store.instrument}/{info.night}/{info.key}/raw.{sha256[:SHORT_LENGTH]}.fits"
+        path = f"{self._store.instrument}/{info.night}/{info.key}/raw.{sha256[:SHORT_LENGTH]}{_ending(file)}"
         archived, n_bytes = self._store.archive.write(path, lambda target: _copy(file, target))
         if archived != sha256:
             self._store.archive.remove(path)
@@ -106,6 +112,36 @@ class ExposureRegistry:
         if not inserted and (row := self.get(info.key)) is not None and row.sha256 != sha256:
             self._store.archive.remove(path)
         return inserted
+
+
+def one_line(text: object, limit: int = 200) -> str:
+    """Text of a foreign origin, fit for a log, a row or a file: printable, valid Unicode, at most `limit` characters.
+
+    What is not printable is escaped (names that are no UTF-8 arrive as lone surrogates); the middle of a
+    longer text is left out.
+    """
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    if len(escaped) <= limit:
+        return escaped
+    end = limit // 3
+    return f"{escaped[: limit - end - 3]}...{escaped[-end:]}"
+
+
+def _ending(file: Path) -> str:
+    """How the archived name ends: as the file's where readers go by it, else ``.fits``."""
+    return next((end for end in _COMPRESSED if file.name.lower().endswith(end)), ".fits")
+
+
+def _check_compressed(file: Path) -> None:
+    """Refuse a gzip file that ends early: its reader would find a whole file with fewer extensions."""
+    if file.suffix.lower() != ".gz":
+        return
+    try:
+        with gzip.open(file) as stream:
+            while stream.read(_READ_BYTES):
+                pass
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise BadExposure(f"{file}: not a whole gzip file ({error}): transfer it again") from error
 
 
 def _copy(source: Path, target: Path) -> None:

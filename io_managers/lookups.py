@@ -2,7 +2,6 @@
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,15 +10,11 @@ from io_managers.store import ProductStore
 from seechange_assets.errors import MasterNotFound, ReferenceNotFound
 from seechange_assets.partitions import Partition
 from seechange_assets.products import (
-    Background,
-    Image,
+    CalibratedImage,
     ImageInfo,
     Master,
-    Psf,
     Reference,
-    Sources,
     Wcs,
-    ZeroPoint,
 )
 from sql.models import ExposureRow, ImageRow, MasterRow, PsfRow, ReferenceRow, ZeroPointRow
 from sql.sky import cone_condition, overlap_fraction, polygon_of
@@ -27,19 +22,6 @@ from sql.sky import cone_condition, overlap_fraction, polygon_of
 #: Two footprints farther apart than this cannot overlap [deg]; no CCD here is larger.
 _SEARCH_RADIUS_DEG = 2.5
 _CALIBRATED = ("image", "background", "sources", "psf", "wcs", "zp")
-
-
-@dataclass(frozen=True, slots=True)
-class CalibratedImage:
-    """An image with everything a coadd needs of it."""
-
-    exposure: str
-    image: Image
-    background: Background
-    sources: Sources
-    psf: Psf
-    wcs: Wcs
-    zp: ZeroPoint
 
 
 class SurveyStore(ProductStore):
@@ -175,7 +157,7 @@ class SurveyStore(ProductStore):
 
     def _calibrated(self, exposure: str, ccd: str) -> CalibratedImage:
         partition = Partition(exposure, ccd)
-        return CalibratedImage(exposure, *(self.load(product, partition) for product in _CALIBRATED))
+        return CalibratedImage(*(self.load(product, partition) for product in _CALIBRATED))
 
 
 def _selection_conditions(selection: Any) -> list[sa.ColumnElement[bool]]:

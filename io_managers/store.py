@@ -52,10 +52,9 @@ class ProductStore:
 
     def path(self, product: str, partition: Partition) -> str:
         """Path of a product in the archive, relative to its root."""
-        checked_name(partition.key, "partition")
-        folder = _SHARED_FOLDERS.get(product) or self.night(partition.key)
-        name = f"{product}.{self.recipes[product].short_id}.fits"
-        return f"{self.instrument}/{folder}/{partition.key}/{checked_name(partition.ccd, 'ccd')}/{name}"
+        key, ccd = checked_name(partition.key, "partition"), checked_name(partition.ccd, "ccd")
+        folder = _SHARED_FOLDERS.get(product) or self.night(key)
+        return f"{self.instrument}/{folder}/{key}/{ccd}/{product}.{self.recipes[product].short_id}.fits"
 
     def save(self, product_name: str, partition: Partition, product: Any) -> dict[str, Any]:
         """Write the file, then the row. Saving the same product again changes nothing.
@@ -212,10 +211,11 @@ def _upsert(session: Session, table: type[ProductRow], values: dict[str, Any]) -
     """Insert a row; if it exists with the same content leave it untouched."""
     statement = insert(table).values(**values)
     changed = sa.or_(table.content_hash != values["content_hash"], table.sha256 != values["sha256"])
+    new = {k: v for k, v in values.items() if k not in ("id", "partition", "ccd", "provenance_id")}
     session.execute(
         statement.on_conflict_do_update(
             index_elements=["partition", "ccd", "provenance_id"],
-            set_={k: v for k, v in values.items() if k not in ("id", "partition", "ccd", "provenance_id")},
+            set_=new | {"updated_at": sa.func.now()},
             where=changed,
         )
     )

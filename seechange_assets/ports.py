@@ -11,16 +11,12 @@ from typing import Any, Protocol
 
 from seechange_assets.partitions import Partition
 from seechange_assets.products import (
-    Background,
-    Image,
+    CalibratedImage,
     ImageInfo,
     Master,
-    Psf,
     Reference,
     SkyCatalog,
-    Sources,
     Wcs,
-    ZeroPoint,
 )
 
 
@@ -29,18 +25,6 @@ class SkyCatalogSource(Protocol):
 
     def cone(self, ra_deg: float, dec_deg: float, radius_deg: float, max_mag: float | None = None) -> SkyCatalog:
         """Stars within `radius_deg`; raises CatalogError when there is no usable answer."""
-
-
-class CalibratedImage(Protocol):
-    """An image with everything a coadd needs of it."""
-
-    exposure: str
-    image: Image
-    background: Background
-    sources: Sources
-    psf: Psf
-    wcs: Wcs
-    zp: ZeroPoint
 
 
 class Store(Protocol):

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 FloatImage = NDArray[np.float32]
 FlagImage = NDArray[np.uint16]
 
+#: AB zero point of fluxes in nanojansky.
+NJY_ZERO_POINT = 31.4
+
 
 class Flag(IntFlag):
     """Bits of the flag images and of the ``image_flags`` columns."""
@@ -169,7 +172,8 @@ class Psf:
     x' and y' up to ``degree``, where x' = 2x/(nx-1) - 1. ``science.psf.render`` makes stamps.
     ``photometry`` has one row per row of the `Sources` it was made from: ``flux_psf``,
     ``flux_psf_err`` [ADU], ``chi2`` (reduced), ``used`` (fitted the model), ``reserved``.
-    ``form`` is ``pixels``, ``moffat`` or ``gaussian`` (fallbacks when stars are few).
+    ``form`` is ``pixels``, ``moffat`` or ``gaussian`` (fallbacks when stars are few). ``enclosed`` is the
+    share of a star's light that the table holds: PSF fluxes are those of the whole star.
     """
 
     coefficients: NDArray[np.float64]
@@ -181,6 +185,7 @@ class Psf:
     n_stars: int
     chi2: float
     photometry: "Table"
+    enclosed: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +210,7 @@ class Wcs:
     ``header`` is the text of a FITS header (TAN or TAN-SIP). Residuals are robust
     (1.4826 MAD) standard deviations against the catalogue in mas, ``_bright`` for S/N > 100.
     ``matches``: ``source`` (row in `Sources`), ``ra, dec`` at the epoch of the image, ``mag_g``,
-    ``mag_bp``, ``mag_rp``, ``mag_g_err``, ``d_ra_mas, d_dec_mas`` (source - catalogue), ``used``.
+    ``mag_bp``, ``mag_rp`` and their ``_err``, ``d_ra_mas, d_dec_mas`` (source - catalogue), ``used``.
     ``catalog`` identifies the catalogue excerpt.
     """
 
@@ -243,6 +248,18 @@ class ZeroPoint:
     aperture_corrections: tuple[float, ...]
     limiting_magnitude: float
     stars: "Table"
+
+
+@dataclass(frozen=True, slots=True)
+class CalibratedImage:
+    """An image with everything that was measured on it; ``psf.photometry`` is that of ``sources``."""
+
+    image: Image
+    background: Background
+    sources: Sources
+    psf: Psf
+    wcs: Wcs
+    zp: ZeroPoint
 
 
 @dataclass(frozen=True, slots=True)

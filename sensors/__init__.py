@@ -18,7 +18,12 @@ def jobs(phases: dict[str, list[Any]]) -> list[Any]:
     chain = [a for phase in ("calibrate", "discover", "publish") for a in phases[phase] if a.key.path != ["reference"]]
     masters = [a for a in phases["acquire"] if a.key.path != ["exposure"]]
     return [
-        dg.define_asset_job("process_ccd", selection=dg.AssetSelection.assets(*(a.key for a in chain))),
-        dg.define_asset_job("build_masters", selection=dg.AssetSelection.assets(*(a.key for a in masters))),
-        dg.define_asset_job("build_reference", selection=dg.AssetSelection.assets("reference")),
+        _job("process_ccd", chain, "One exposure and CCD from raw pixels to alerts."),
+        _job("build_masters", masters, "The master frames of a night for one CCD."),
+        _job("build_reference", [phases["discover"][0]], "The reference of a field, filter and CCD."),
     ]
+
+
+def _job(name: str, assets: list[Any], description: str) -> Any:
+    selection = dg.AssetSelection.assets(*(asset.key for asset in assets))
+    return dg.define_asset_job(name, selection=selection, description=description)

@@ -51,7 +51,8 @@ class ProductRow(CreatedMixin):
     references, the calibration run for masters. ``filepath`` is relative to the archive's
     root; ``sha256`` is that of the file, ``content_hash`` that of the arrays and values in it
     (equal under two provenances when nothing changed). ``inputs`` records what the data
-    decided: the reference, masters or catalogue excerpt used.
+    decided: the reference, masters or catalogue excerpt used. ``updated_at`` is when the
+    content was written last; a rerun that changes nothing leaves it.
     """
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
@@ -64,6 +65,7 @@ class ProductRow(CreatedMixin):
     summary: Mapped[dict[str, Any]]
     inputs: Mapped[dict[str, Any]]
     bitflag: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
+    updated_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
 
     @declared_attr
     @classmethod

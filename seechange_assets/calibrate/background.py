@@ -1,6 +1,6 @@
 """Sky level and rms of an image."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from seechange_assets.data_product import data_product
 from seechange_assets.parameters import Field, Parameters
@@ -11,7 +11,11 @@ class BackgroundParameters(Parameters):
     """How the sky is measured."""
 
     process: ClassVar[str] = "background"
+    algorithm_version: ClassVar[str] = "2"
     box_size_px: int = Field(256, ge=16, le=1024, description="Side of a box of the mesh [pixel].")
+    form: Literal["map", "polynomial", "scalar"] = Field("map", description="How the level varies over the image.")
+    polynomial_degree: int = Field(2, ge=0, le=4, description="Degree of the polynomial form.")
+    mask_passes: int = Field(1, ge=0, le=5, description="Rounds of masking sources and measuring again.")
 
 
 @data_product(BackgroundParameters)

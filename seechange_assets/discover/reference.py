@@ -52,12 +52,11 @@ def reference(
     sky: dg.ResourceParam[SkyCatalogSource],
 ) -> Reference:
     """Deep coadd of one field, filter and CCD, calibrated like any image."""
-    from seechange_assets.science.coadd import CoaddInput, build_reference
+    from seechange_assets.science.coadd import build_reference
 
     members = store.reference_members(partition, parameters)
-    inputs = [CoaddInput(m.image, m.background, m.sources, m.psf, m.wcs, m.zp) for m in members]
     building = {name: getattr(parameters, name) for name in BUILD_FIELDS}
-    return build_reference(inputs, name=parameters.name, **_calibration(recipes, instrument, sky), **building)
+    return build_reference(members, name=parameters.name, **_calibration(recipes, instrument, sky), **building)
 
 
 def _calibration(recipes: Recipes, instrument: Instrument, sky: SkyCatalogSource) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from seechange_assets.data_product import data_product
 from seechange_assets.errors import TooManyDetections
 from seechange_assets.names import checked_name
 from seechange_assets.parameters import Field, Parameters
-from seechange_assets.products import Associations, Difference, ImageInfo, Measurements, Scores, plain
+from seechange_assets.products import NJY_ZERO_POINT, Associations, Difference, ImageInfo, Measurements, Scores, plain
 from seechange_assets.provenance import Recipes
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from resources.database import Database
-
-#: AB zero point of fluxes in nanojansky.
-NJY_ZERO_POINT = 31.4
 
 
 class AssociationParameters(Parameters):

@@ -1,4 +1,4 @@
-"""Alert packets: plain rows in, Avro bytes out, and back.
+"""Alert packets: plain rows in, Avro bytes out.
 
 A packet is one Avro datum without header (schemaless), written with the schema
 ``ls4.v1_0.alert``; the schema's name travels in the message header ``schema``. The bytes are a
@@ -11,17 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from seechange_assets.products import NJY_ZERO_POINT
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
 
 SCHEMA_NAME = "ls4.v1_0.alert"
 SCHEMA_FOLDER = Path(__file__).resolve().parent / "schemas"
-NJY_ZERO_POINT = 31.4
 
 Row = Mapping[str, Any]
 Record = dict[str, Any]
@@ -115,13 +116,6 @@ def build_packet(
     buffer = io.BytesIO()
     fastavro.schemaless_writer(buffer, alert_schema(), record, strict=True)
     return buffer.getvalue()
-
-
-def read_packet(packet: bytes) -> Record:
-    """The alert in a packet, as nested dictionaries."""
-    import fastavro
-
-    return cast("Record", fastavro.schemaless_reader(io.BytesIO(packet), alert_schema(), None))
 
 
 def source_record(row: Row) -> Record:

@@ -275,7 +275,7 @@ def _matches(
     near = np.hypot(d_ra, d_dec) <= 1000.0 * radius
     rows = field.row[fit.star]
     table = Table({"source": stars.row[fit.source].astype(np.int32), "ra": ra, "dec": dec})
-    for name in ("mag_g", "mag_bp", "mag_rp", "mag_g_err"):
+    for name in ("mag_g", "mag_bp", "mag_rp", "mag_g_err", "mag_bp_err", "mag_rp_err"):
         table[name] = np.asarray(catalog.table[name], np.float32)[rows]
     table["d_ra_mas"], table["d_dec_mas"] = d_ra.astype(np.float32), d_dec.astype(np.float32)
     table["used"] = fit.used

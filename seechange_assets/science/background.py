@@ -8,6 +8,7 @@ of boxes at the border is our own.
 
 from dataclasses import replace
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +28,7 @@ Mask = NDArray[np.bool_]
 
 
 def measure_background(
-    image: Image, *, box_size_px: int = 256, form: str = "map", polynomial_degree: int = 2, mask_passes: int = 2
+    image: Image, *, box_size_px: int = 256, form: str = "map", polynomial_degree: int = 2, mask_passes: int = 1
 ) -> Background:
     """Measure the sky of an image.
 
@@ -66,7 +67,8 @@ def sky_of_pixels(
 ) -> Background:
     """As `measure_background`, of bare pixels; ``where`` names them in errors."""
     box = int(min(box_size_px, max(data.shape)))
-    level, rms = _measure_boxes(data, usable, box)
+    # Boxes that will be measured again are sampled on every other row first.
+    level, rms = _measure_boxes(data, usable, box, every=2 if mask_passes else 1)
     if not np.isfinite(level).any():
         raise BadPixels(f"background of {where}: no box of {box} px has enough usable pixels; check the flags")
     if np.nanmax(rms) <= 0:
@@ -134,13 +136,13 @@ def rms_map(background: Background) -> FloatImage:
     return _rendered(background.rms_mesh, background, smooth=False)
 
 
-def _measure_boxes(data: FloatImage, usable: NDArray[np.bool_], box: int) -> tuple[FloatArray, FloatArray]:
-    """Level and rms of each box, NaN where too few pixels are usable."""
+def _measure_boxes(data: FloatImage, usable: Mask, box: int, every: int = 1) -> tuple[FloatArray, FloatArray]:
+    """Level and rms of each box, NaN where too few pixels are usable; of every so many rows."""
     ny, nx = data.shape
     level = np.full((-(-ny // box), -(-nx // box)), np.nan)
     rms = np.full_like(level, np.nan)
     for i, j in np.ndindex(level.shape):
-        cut = np.s_[i * box : (i + 1) * box, j * box : (j + 1) * box]
+        cut = np.s_[i * box : (i + 1) * box : every, j * box : (j + 1) * box]
         inside = usable[cut]
         pixels = data[cut][inside]
         if pixels.size >= max(MIN_USABLE_FRACTION * inside.size, 9):
@@ -162,9 +164,7 @@ def mode_and_rms(pixels: NDArray[np.float32]) -> tuple[float, float]:
     """
     ordered = np.sort(pixels, axis=None)
     origin = float(ordered[ordered.size // 2])
-    centered = ordered.astype(np.float64) - origin
-    total = np.concatenate([[0.0], np.cumsum(centered)])
-    squares = np.concatenate([[0.0], np.cumsum(centered * centered)])
+    centered, total, squares = _running_sums(ordered, origin)
     low, high = 0, centered.size
     for _ in range(MAX_ITERATIONS):
         median, mean, sigma = _statistics(centered, total, squares, low, high)
@@ -176,6 +176,22 @@ def mode_and_rms(pixels: NDArray[np.float32]) -> tuple[float, float]:
     median, mean, sigma = _statistics(centered, total, squares, low, high)
     level = median if abs(mean - median) > CROWDED_SKEW * sigma else 2.5 * median - 1.5 * mean
     return origin + level, _lower_rms(centered, total, squares, low, level)
+
+
+@numba.njit(cache=True)
+def _running_sums(ordered, origin):  # type: ignore[no-untyped-def]
+    """Values less the origin, their running sum and that of their squares, the last two from zero."""
+    n = ordered.size
+    centered = np.empty(n)
+    sums = np.zeros((2, n + 1))
+    total = squares = 0.0
+    for k in range(n):
+        value = ordered[k] - origin
+        centered[k] = value
+        total += value
+        squares += value * value
+        sums[0, k + 1], sums[1, k + 1] = total, squares
+    return centered, sums[0], sums[1]
 
 
 def _statistics(

@@ -9,6 +9,7 @@ from numba import njit
 from seechange_assets.errors import ReferenceUnusable
 from seechange_assets.products import (
     Background,
+    CalibratedImage,
     Flag,
     FlagImage,
     FloatImage,
@@ -31,18 +32,6 @@ _MIN_FOR_CLIPPING = 3  # two values cannot tell which of them is wrong
 
 
 @dataclass(frozen=True, slots=True)
-class CoaddInput:
-    """One exposure with its calibration. ``sources`` are those of ``psf.photometry``."""
-
-    image: Image
-    background: Background
-    sources: Sources
-    psf: Psf
-    wcs: Wcs
-    zp: ZeroPoint
-
-
-@dataclass(frozen=True, slots=True)
 class Coadd:
     """Weighted mean of the inputs on the grid and zero point of ``base``, the index of the sharpest input.
 
@@ -59,7 +48,7 @@ class Coadd:
 
 
 def coadd(
-    inputs: Sequence[CoaddInput],
+    inputs: Sequence[CalibratedImage],
     *,
     clip_sigma: float = 4.0,
     clip_star_fraction: float = 0.1,
@@ -77,7 +66,7 @@ def coadd(
 
     Parameters
     ----------
-    inputs : sequence of CoaddInput
+    inputs : sequence of CalibratedImage
         Of one filter.
     clip_sigma : float
         Threshold of the clipping, used with three inputs or more.
@@ -116,7 +105,7 @@ def coadd(
 
 
 def build_reference(
-    inputs: Sequence[CoaddInput],
+    inputs: Sequence[CalibratedImage],
     *,
     name: str,
     extract: Callable[[Image, Background], Sources],
@@ -133,7 +122,7 @@ def build_reference(
 
     Parameters
     ----------
-    inputs : sequence of CoaddInput
+    inputs : sequence of CalibratedImage
     name : str
         The reference set.
     extract, model_psf : callable
@@ -178,7 +167,7 @@ def build_reference(
     )
 
 
-def _checked_base(inputs: Sequence[CoaddInput]) -> int:
+def _checked_base(inputs: Sequence[CalibratedImage]) -> int:
     """Index of the sharpest input; refuses what cannot be averaged."""
     if not inputs:
         raise ReferenceUnusable("reference: no images to coadd; relax the selection or add exposures")
@@ -194,7 +183,7 @@ def _checked_base(inputs: Sequence[CoaddInput]) -> int:
 
 
 def _on_grid(
-    item: CoaddInput, target: CoaddInput, *, match_radius_arcsec: float, min_stars_linear: int
+    item: CalibratedImage, target: CalibratedImage, *, match_radius_arcsec: float, min_stars_linear: int
 ) -> tuple[FloatImage, FloatImage, FlagImage]:
     """Data, variance and flags of an input on the grid and zero point of `target`."""
     data = item.image.data - level_map(item.background)
@@ -222,7 +211,7 @@ def _on_grid(
 
 
 def _stacked(
-    inputs: Sequence[CoaddInput], base: int, match_radius_arcsec: float, min_stars_linear: int
+    inputs: Sequence[CalibratedImage], base: int, match_radius_arcsec: float, min_stars_linear: int
 ) -> tuple[FloatImage, FloatImage, FlagImage]:
     """All inputs on one grid, (n, ny, nx); unknown pixels have infinite variance."""
     shape = (len(inputs), *inputs[base].image.data.shape)
@@ -235,7 +224,7 @@ def _stacked(
     return data, variance, flags
 
 
-def _coadd_info(inputs: Sequence[CoaddInput], stacked: Coadd) -> ImageInfo:
+def _coadd_info(inputs: Sequence[CalibratedImage], stacked: Coadd) -> ImageInfo:
     """The sharpest input's, with the total exposure time and the gain and noise of a weighted mean."""
     infos = [item.image.info for item in inputs]
     base = infos[stacked.base]

@@ -29,6 +29,9 @@ SEEING_SIGMA = 25.0
 MAX_ITERATIONS = 12
 #: Noise of the fine-structure image, in units of the noise of a pixel (measured on white noise, 1.5 sigma).
 FINE_STRUCTURE_NOISE = 0.8
+#: A group is a star if its peak falls off, in every direction, no faster than a star's, with this margin (for
+#: ellipticity); peaks fainter than so many sigma cannot tell.
+STAR_SHAPE_MARGIN, SPARED_SIGMA = 1.1, 8.0
 #: Places in the array of `star_limits`.
 LIMIT_PEAKED, LIMIT_CONTRAST, LIMIT_AXIS = 0, 1, 2
 
@@ -87,6 +90,7 @@ def find_cosmic_rays(
         # What is left of a thick track shows its edges once the brightest pixels are gone.
         _replace(work, new, (blocked | found))
         candidates = np.unique(_around(new, found, blocked, 2))
+    _spare_stars(data, blocked, found, sky, rms, gain, limits[LIMIT_AXIS:] * contrast_margin / STAR_SHAPE_MARGIN)
     return found.view(bool)
 
 
@@ -159,16 +163,29 @@ def _test(image, blocked, found, candidates, sky, rms, gain, sigma, limits):  # 
         significance, noise = significance_at(image, y, x, sky, rms, gain, buffer)
         if significance <= sigma:
             continue
-        contrast = _contrast_excess(image, y, x, sky, noise, limits[LIMIT_PEAKED])
-        if contrast > limits[LIMIT_CONTRAST] or _falls_faster(image, y, x, sky, noise, gain, limits[LIMIT_AXIS:]):
+        contrast = 0.0
+        if not _touches(blocked, y, x):
+            contrast = _contrast_excess(image, y, x, sky, noise, limits[LIMIT_PEAKED])
+        if contrast > limits[LIMIT_CONTRAST] or _falls_faster(
+            image, blocked, y, x, sky, noise, gain, limits[LIMIT_AXIS:]
+        ):
             kept[n] = index
             n += 1
     return kept[:n].copy()
 
 
 @njit(cache=True)
-def _falls_faster(image, y, x, sky, noise, gain, fall):  # type: ignore[no-untyped-def]
-    """Whether two opposite neighbours are, by 3.5 sigma, fainter than a star's could be."""
+def _touches(blocked, y, x):  # type: ignore[no-untyped-def]
+    """Whether a pixel beside this one holds a made-up value, whose edges mean nothing."""
+    ny, nx = blocked.shape
+    if (y > 0 and blocked[y - 1, x] != 0) or (y < ny - 1 and blocked[y + 1, x] != 0):
+        return True
+    return (x > 0 and blocked[y, x - 1] != 0) or (x < nx - 1 and blocked[y, x + 1] != 0)
+
+
+@njit(cache=True)
+def _falls_faster(image, blocked, y, x, sky, noise, gain, fall):  # type: ignore[no-untyped-def]
+    """Whether two opposite neighbours, both of them real, are by 3.5 sigma fainter than a star's could be."""
     ny, nx = image.shape
     if y < 1 or x < 1 or y >= ny - 1 or x >= nx - 1:
         return False
@@ -176,6 +193,8 @@ def _falls_faster(image, y, x, sky, noise, gain, fall):  # type: ignore[no-untyp
     # In the core of a bright star the pixel's own shot noise rules.
     variance = noise**2 + max(p, 0.0) / gain
     for dy, dx, kind in ((0, 1, 0), (1, 0, 0), (1, 1, 1), (1, -1, 1)):
+        if blocked[y + dy, x + dx] != 0 or blocked[y - dy, x - dx] != 0:
+            continue
         pair = (image[y + dy, x + dx] + image[y - dy, x - dx]) / 2 - sky
         if fall[kind] * p - pair > 3.5 * np.sqrt(0.5 * noise**2 + fall[kind] ** 2 * variance):
             return True
@@ -201,6 +220,59 @@ def _grow(image, blocked, found, hits, sky, rms, gain, sigma, limits, margin):  
                         grown[n] = y * nx + x
                         n += 1
     return grown[:n].copy()
+
+
+@njit(cache=True)
+def _spare_stars(image, blocked, found, sky, rms, gain, fall):  # type: ignore[no-untyped-def]
+    """Take back, in place, the groups of found pixels whose brightest one is the peak of a star.
+
+    A hit on the slope of a bright star is replaced by a lower value, which then makes the core look sharp,
+    until the whole star is eaten; the untouched image still shows the star.
+    """
+    ny, nx = image.shape
+    stack = np.empty(64, np.int64)
+    for start in np.flatnonzero(found):
+        if found.flat[start] != 1:
+            continue
+        n, done, peak = 1, 0, start
+        stack[0] = start
+        found.flat[start] = 2
+        while done < n:
+            y0, x0 = stack[done] // nx, stack[done] % nx
+            done += 1
+            if image[y0, x0] > image[peak // nx, peak % nx]:
+                peak = y0 * nx + x0
+            for y in range(max(y0 - 1, 0), min(y0 + 2, ny)):
+                for x in range(max(x0 - 1, 0), min(x0 + 2, nx)):
+                    if found[y, x] == 1:
+                        found[y, x] = 2
+                        if n == len(stack):
+                            stack = np.concatenate((stack, np.empty(n, np.int64)))
+                        stack[n] = y * nx + x
+                        n += 1
+        if _is_star_peak(image, blocked, peak // nx, peak % nx, sky, rms, gain, fall):
+            for i in range(n):
+                found[stack[i] // nx, stack[i] % nx] = 0
+    for index in np.flatnonzero(found):
+        found.flat[index] = 1
+
+
+@njit(cache=True)
+def _is_star_peak(image, blocked, y, x, sky, rms, gain, fall):  # type: ignore[no-untyped-def]
+    """Whether a local maximum has opposite neighbours as bright, within one sigma, as a star's in all directions."""
+    ny, nx = image.shape
+    p = image[y, x] - sky
+    if y < 1 or x < 1 or y >= ny - 1 or x >= nx - 1 or p < SPARED_SIGMA * rms:
+        return False
+    for dy, dx, kind in ((0, 1, 0), (1, 0, 0), (1, 1, 1), (1, -1, 1)):
+        one, other = image[y + dy, x + dx], image[y - dy, x - dx]
+        if blocked[y + dy, x + dx] != 0 or blocked[y - dy, x - dx] != 0 or max(one, other) > image[y, x]:
+            return False
+        pair = (one + other) / 2 - sky
+        noise = np.sqrt(0.5 * (rms**2 + max(pair, 0.0) / gain) + fall[kind] ** 2 * (rms**2 + p / gain))
+        if pair < fall[kind] * p - noise:
+            return False
+    return True
 
 
 @njit(cache=True)

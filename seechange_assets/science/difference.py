@@ -5,7 +5,7 @@ it to the new image's counts, level the sky that is left, fill what either image
 know, subtract properly (`science.zogy`), and give the score the noise it really has.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numba import njit
@@ -123,6 +123,8 @@ def subtract(
     scale = flux_scale(psf, reference.psf, alignment.new_rows, alignment.reference_rows)
     if scale is None:
         scale = FluxScale(10 ** (0.4 * (zp.zp - reference.zp.zp)), np.nan, np.nan, 0)
+    # The PSFs below have sum 1 on their stamps: the scale is that of the light on the stamps.
+    scale = replace(scale, factor=scale.factor * psf.enclosed / reference.psf.enclosed)
     _check_scale(scale, image)
     pair = _common_grid(image, background, wcs, reference, alignment, scale, min_overlap)
     size = stamp_size(psf, reference.psf)
@@ -133,12 +135,14 @@ def subtract(
     flags = _grown(pair.flags, radius)
     error = max(_star_error(raw, flags, sources, alignment, psf.fwhm_px), psf_error)
     sky_variances = _sky_variances(pair)
-    maps = _calibrated(raw, pair, flags, alignment, error)
+    maps = _calibrated(raw, pair, flags, alignment, error, psf.enclosed)
     return Difference(
         info=image.info,
         **maps,
         flags=flags,
-        psf=difference_psf_model(psf, psfs, sky_variances, image.data.shape, size, method),
+        psf=replace(
+            difference_psf_model(psf, psfs, sky_variances, image.data.shape, size, method), enclosed=psf.enclosed
+        ),
         wcs=wcs,
         zp=zp.zp,
         zp_err=zp.zp_err,
@@ -270,9 +274,9 @@ def _registration_variance(raw: Subtraction, y: Pixels, x: Pixels, noise_px: flo
 
 
 def _calibrated(
-    raw: Subtraction, pair: _Pair, flags: FlagImage, alignment: Alignment, error: float
+    raw: Subtraction, pair: _Pair, flags: FlagImage, alignment: Alignment, error: float, enclosed: float
 ) -> dict[str, FloatImage]:
-    """Score with unit noise on blank sky, fluxes, and the noise per pixel.
+    """Score with unit noise on blank sky, fluxes of whole stars, and the noise per pixel.
 
     Theory gives the noise for white input; frames that were resampled before are not white, so the
     scatter of the score on blank sky, box by box, sets the last few per cent (or more, where they
@@ -291,6 +295,8 @@ def _calibrated(
     noise *= factor
     score /= factor
     sigma *= factor
+    for flux in (raw.flux, sigma):
+        flux /= np.float32(enclosed)
     maps = {"data": raw.difference, "noise": noise, "score": score, "flux": raw.flux, "flux_err": sigma}
     unknown = (flags & np.uint16(Flag.OUT_OF_BOUNDS)) != 0
     for array in maps.values():

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from seechange_assets.products import Difference, FlagImage, ForcedPhotometry
+from seechange_assets.products import NJY_ZERO_POINT, Difference, FlagImage, ForcedPhotometry
 
 if TYPE_CHECKING:
     from astropy.table import Table
 
 FloatArray = NDArray[np.float64]
-#: AB zero point of fluxes in nanojansky.
-NJY_ZERO_POINT = 31.4
 
 
 def force_photometry(

@@ -185,19 +185,43 @@ def _calibration_stars(
     flux_err = np.asarray(psf.photometry["flux_psf_err"], float)[rows]
     mag_g = np.asarray(matches["mag_g"], float)
     color = np.asarray(matches["mag_bp"], float) - np.asarray(matches["mag_rp"], float)
-    mag_g_err = np.asarray(matches["mag_g_err"], float)
     with np.errstate(invalid="ignore", divide="ignore"):
         catalog = np.asarray(gaia_magnitude(info.filter, mag_g, color), float)
+        catalog_err = _catalog_error(matches, info.filter, mag_g, color, gaia_magnitude)
         instrumental = -2.5 * np.log10(flux)
         distance = np.hypot(np.asarray(matches["d_ra_mas"], float), np.asarray(matches["d_dec_mas"], float)) / 1000.0
         usable = np.asarray(sources.table["is_good"], bool)[rows] & (distance <= radius_arcsec)
-        usable &= (_ratio(flux, flux_err) >= min_snr) & np.isfinite(catalog) & np.isfinite(instrumental)
+        usable &= (_ratio(flux, flux_err) > 0) & np.isfinite(catalog) & np.isfinite(instrumental)
+        usable &= _expected_snr(catalog, flux, flux_err, usable & (_ratio(flux, flux_err) >= min_snr)) >= min_snr
         in_range = (color >= colors[0]) & (color <= colors[1])
         usable &= in_range if needs_color else in_range | np.isnan(color)
-        error = np.hypot(
-            MAG_PER_RELATIVE_FLUX * flux_err / flux, np.where(np.isfinite(mag_g_err), mag_g_err, _UNKNOWN_ERROR_MAG)
-        )
+        error = np.hypot(MAG_PER_RELATIVE_FLUX * flux_err / flux, catalog_err)
     return _Stars(rows[usable], catalog[usable], instrumental[usable], color[usable], error[usable])
+
+
+def _catalog_error(
+    matches: "Table", filter_name: str, mag_g: FloatArray, color: FloatArray, gaia_magnitude: GaiaMagnitude
+) -> FloatArray:
+    """Error of the transformed magnitude [mag]: of G, and of the colour times the slope of the transform."""
+    mag_g_err, bp_err, rp_err = (np.asarray(matches[name], float) for name in ("mag_g_err", "mag_bp_err", "mag_rp_err"))
+    step = 0.05
+    above, below = (np.asarray(gaia_magnitude(filter_name, mag_g, color + d), float) for d in (step, -step))
+    slope = np.nan_to_num((above - below) / (2 * step))
+    color_err = np.nan_to_num(np.hypot(bp_err, rp_err))
+    return np.hypot(np.where(np.isfinite(mag_g_err), mag_g_err, _UNKNOWN_ERROR_MAG), slope * color_err)
+
+
+def _expected_snr(
+    catalog: FloatArray, flux: FloatArray, flux_err: FloatArray, sample: NDArray[np.bool_]
+) -> FloatArray:
+    """Signal-to-noise that the catalogue predicts.
+
+    A cut on the measured one would keep faint stars whose noise is positive and bias the zero point.
+    """
+    if not sample.any():
+        return np.zeros(len(flux))
+    zero_point = float(np.median(catalog[sample] + 2.5 * np.log10(flux[sample])))
+    return _ratio(10 ** (-0.4 * (catalog - zero_point)), flux_err)
 
 
 def _advice(wcs: Wcs, info: ImageInfo) -> str:
@@ -230,8 +254,7 @@ def _robust_line(values: FloatArray, error: FloatArray, offset: FloatArray | Non
     used = np.ones(len(values), bool)
     residual = values - np.median(values)
     for _ in range(_ROUNDS):
-        spread = 1.4826 * np.median(np.abs(residual[used] - np.median(residual[used])))
-        extra = max(spread**2 - float(np.median(error[used] ** 2)), 0.0)
+        extra = _extra_variance(residual[used] - np.median(residual[used]), error[used])
         sigma = np.sqrt(error**2 + extra + 1e-12)
         size = np.abs(residual) / sigma
         weight = used * np.minimum(1.0, _HUBER / np.maximum(size, 1e-12)) / sigma**2
@@ -250,6 +273,21 @@ def _robust_line(values: FloatArray, error: FloatArray, offset: FloatArray | Non
     slope = float(solution[1]) if offset is not None else 0.0
     scatter = float(1.4826 * np.median(np.abs(residual[used])))
     return _Line(float(solution[0]), float(np.sqrt(covariance[0, 0])), slope, scatter, residual, used)
+
+
+def _extra_variance(residual: FloatArray, error: FloatArray) -> float:
+    """Variance that, added to every star's own, makes the median size of the residuals that of a Gaussian."""
+    low, high = 0.0, float(1.4826 * np.median(np.abs(residual))) ** 2
+
+    def width(extra: float) -> float:
+        return float(1.4826 * np.median(np.abs(residual) / np.sqrt(error**2 + extra + 1e-12)))
+
+    if width(low) <= 1.0:
+        return low
+    for _ in range(40):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if width(middle) > 1.0 else (low, middle)
+    return high
 
 
 def _star_table(stars: _Stars, fit: _Line) -> "Table":

@@ -18,6 +18,7 @@ from seechange_assets.science.joint_photometry import (
     MODEL_ACCURACY,
     Frame,
     JointPhotometry,
+    enclosed_light,
     joint_photometry,
     sky_free_frame,
 )
@@ -261,13 +262,15 @@ def _measured(psf: Psf, frame: Frame, sources: Sources, used: NDArray[np.intp], 
     table = empty_photometry(len(sources.table))
     x, y = (np.asarray(sources.table[name], float) for name in ("x", "y"))
     fit = joint_photometry(psf, frame, x, y, refine_sky=True)
-    table["flux_psf"], table["flux_psf_err"], table["chi2"] = fit.flux, fit.flux_err, fit.chi2
+    table["chi2"] = fit.chi2
     table["used"][used] = True
     table["reserved"][reserved] = True
+    total = enclosed_light(fit, frame, x, y, np.union1d(used, reserved))
+    table["flux_psf"], table["flux_psf_err"] = fit.flux / total, fit.flux_err / total
     judges = reserved if reserved.size >= MIN_STARS_PIXELS else used
     values = fit.chi2[judges][np.isfinite(fit.chi2[judges])]
     chi2 = float(np.median(values)) if values.size else float("nan")
-    return replace(psf, n_stars=int(used.size), chi2=chi2, photometry=table)
+    return replace(psf, n_stars=int(used.size), chi2=chi2, photometry=table, enclosed=total)
 
 
 @numba.njit(cache=True)

@@ -1,6 +1,6 @@
 """PSF fluxes and positions by linear and Gauss-Newton fits, many sources at once.
 
-The flux of a source is that of the whole PSF, whatever the size of the stamp it is fitted on. Pixels of
+The flux of a source is that of the whole star (`Psf.enclosed`), whatever the size of the stamp it is fitted on. Pixels of
 infinite or non-finite variance or value take no part; where less than a quarter of the
 PSF's weight (``sum psf²``) is left, nothing is measured.
 """
@@ -96,13 +96,13 @@ def fit_position_and_flux(
 
 
 def unit_stamps(psf: Psf, x: FloatArray, y: FloatArray, size: int, center: tuple[FloatArray, FloatArray]) -> FloatArray:
-    """Stamps around `center`, scaled so that the whole PSF, not the stamp, has sum 1."""
+    """Stamps around `center`, scaled so that the whole star, not the stamp, has sum 1."""
     whole = native_size(psf)
     full = raw_stamps(psf, x, y, max(size, whole), center=center)
     edge = (full.shape[-1] - size) // 2
     inside = full[:, edge : edge + size, edge : edge + size] if edge else full
     total: FloatArray = full.sum(axis=(1, 2), keepdims=True)
-    return inside / total
+    return inside * (psf.enclosed / total)
 
 
 def gather(

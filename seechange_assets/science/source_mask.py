@@ -20,11 +20,10 @@ LARGE_SHARE = 0.12
 # What the mask of small sources must leave of a box.
 MIN_SKY_FRACTION = 0.25
 
-FloatArray = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
-def excess_of_bins(data: FloatImage, usable: Mask, level: FloatImage, rms: FloatImage) -> tuple[FloatArray, Mask]:
+def excess_of_bins(data: FloatImage, usable: Mask, level: FloatImage, rms: FloatImage) -> tuple[FloatImage, Mask]:
     """Smoothed light above the sky in 4x4 pixels, in units of the sky rms.
 
     Parameters
@@ -39,13 +38,12 @@ def excess_of_bins(data: FloatImage, usable: Mask, level: FloatImage, rms: Float
         The excess, NaN where no usable pixel is near, and the bins that have usable pixels themselves.
     """
     total, count = _bin_sums(data, usable, BIN_PX)
-    excess = total - count * level
     with np.errstate(divide="ignore", invalid="ignore"):
-        smooth: FloatArray = _blurred(excess / rms) / _blurred(count)
+        smooth = _blurred(((total - count * level) / rms).astype(np.float32)) / _blurred(count.astype(np.float32))
     return smooth, count > 0
 
 
-def source_bins(excess: FloatArray, box_bins: float) -> tuple[Mask, Mask]:
+def source_bins(excess: FloatImage, box_bins: float) -> tuple[Mask, Mask]:
     """Bins covered by small and by large sources, both grown.
 
     Parameters
@@ -55,7 +53,7 @@ def source_bins(excess: FloatArray, box_bins: float) -> tuple[Mask, Mask]:
     box_bins : float
         Side of a box of the background mesh [bin].
     """
-    from scipy.ndimage import distance_transform_edt, find_objects, label, maximum
+    from scipy.ndimage import distance_transform_edt, find_objects, label
 
     covered = np.nan_to_num(excess, nan=-1.0) > ISOPHOTE
     regions, n = label(covered)
@@ -64,7 +62,8 @@ def source_bins(excess: FloatArray, box_bins: float) -> tuple[Mask, Mask]:
     # The half width is that of the largest circle inside: chains of stars in a crowded field stay narrow.
     # Bins without pixels (the core of a saturated star) do not count as an end of it.
     depth = distance_transform_edt(covered | np.isnan(excess))
-    half_width = np.concatenate([[0.0], np.atleast_1d(maximum(depth, regions, np.arange(1, n + 1)))])
+    half_width = np.zeros(n + 1)
+    np.maximum.at(half_width, regions[covered], depth[covered])
     is_large = half_width > LARGE_SHARE * box_bins
     small = _grown(covered & ~is_large[regions], GROWTH_BINS)
     large = np.zeros_like(covered)
@@ -77,7 +76,7 @@ def source_bins(excess: FloatArray, box_bins: float) -> tuple[Mask, Mask]:
     return small, large
 
 
-def relaxed(small: Mask, excess: FloatArray, free: Mask) -> Mask:
+def relaxed(small: Mask, excess: FloatImage, free: Mask) -> Mask:
     """The mask of small sources of one box, opened to the darkest quarter where it leaves less than that.
 
     ``free`` are the bins that hold pixels and no large source.
@@ -95,12 +94,12 @@ def _grown(mask: Mask, bins: int) -> Mask:
     return wide
 
 
-def _blurred(values: FloatArray) -> FloatArray:
+def _blurred(values: FloatImage) -> FloatImage:
     """Sums with weights 1, 2, 1 along both axes; nothing outside."""
     from scipy.ndimage import correlate1d
 
-    along: FloatArray = correlate1d(values, [1.0, 2.0, 1.0], axis=0, mode="constant")
-    both: FloatArray = correlate1d(along, [1.0, 2.0, 1.0], axis=1, mode="constant")
+    along: FloatImage = correlate1d(values, [1.0, 2.0, 1.0], axis=0, mode="constant")
+    both: FloatImage = correlate1d(along, [1.0, 2.0, 1.0], axis=1, mode="constant")
     return both
 
 

@@ -1,7 +1,7 @@
 """The whole science path for two calibrated images, without any database."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from seechange_assets.errors import ReferenceUnusable
 from seechange_assets.products import (
     Background,
+    CalibratedImage,
     Difference,
     Flag,
     FloatImage,
     Image,
-    Psf,
     Reference,
     SkyCatalog,
     Sources,
@@ -39,18 +39,6 @@ GaiaMagnitude = Callable[[str, FloatArray, FloatArray], FloatArray]
 
 #: Zero point of images of which nothing is known; its error is NaN.
 UNKNOWN_ZERO_POINT = 25.0
-
-
-@dataclass(frozen=True, slots=True)
-class CalibratedImage:
-    """An image with everything that was measured on it."""
-
-    image: Image
-    background: Background
-    sources: Sources
-    psf: Psf
-    wcs: Wcs
-    zp: ZeroPoint
 
 
 def plain_g(_filter: str, mag_g: FloatArray, _color: FloatArray) -> FloatArray:

@@ -95,7 +95,6 @@ def shown(page, name: str) -> str:
     return row.locator("td").nth(1).inner_text()
 
 
-@pytest.mark.slow
 def test_a_person_finds_lineage_numbers_and_pictures(surveyed, page, tmp_path):
     lineage_has_every_asset(page, surveyed, tmp_path / "lineage.png")
     overview_explains_the_asset(page, surveyed, tmp_path / "overview.png")
@@ -141,7 +140,7 @@ def partition_has_its_numbers(page, world, folder):
         row = world.session.store.row(asset, Partition(exposure, "01"))
         open_partition(page, world, asset)
         for name in names:
-            assert float(shown(page, name)) == pytest.approx(row.summary[name], rel=1e-4), name
+            assert float(shown(page, name)) == pytest.approx(row.summary[name], rel=1e-3), name
         assert shown(page, "file") == row.filepath
         page.screenshot(path=folder / f"{asset}.png")
 

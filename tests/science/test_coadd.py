@@ -7,14 +7,14 @@ import pytest
 
 from seechange_assets.errors import ReferenceUnusable
 from seechange_assets.products import Flag
-from seechange_assets.science.coadd import CoaddInput, build_reference, coadd
+from seechange_assets.science.coadd import build_reference, coadd
 from tests.science.pairs import Observation, observe, rotated_wcs, star_field
 
 SHAPE = (300, 320)
 SHIFTS = [(0.0, 0.0), (4.3, -3.1), (-6.2, 2.7), (2.5, 7.9), (-3.4, -5.6)]
 
 
-def _inputs(seed: int, n: int = 5, fwhm_px: tuple[float, ...] = (3.4, 3.1, 3.8, 4.2, 3.6)) -> list[CoaddInput]:
+def _inputs(seed: int, n: int = 5, fwhm_px: tuple[float, ...] = (3.4, 3.1, 3.8, 4.2, 3.6)) -> list[CalibratedImage]:
     rng = np.random.default_rng(seed)
     scene = star_field(rng, SHAPE, 70)
     grids = [rotated_wcs(SHAPE, shift_px=shift) for shift in SHIFTS]
@@ -24,8 +24,8 @@ def _inputs(seed: int, n: int = 5, fwhm_px: tuple[float, ...] = (3.4, 3.1, 3.8, 
     return [_input(observation) for observation in observations]
 
 
-def _input(o: Observation) -> CoaddInput:
-    return CoaddInput(o.image, o.background, o.sources, o.psf, o.wcs, o.zp)
+def _input(o: Observation) -> CalibratedImage:
+    return CalibratedImage(o.image, o.background, o.sources, o.psf, o.wcs, o.zp)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -109,7 +109,7 @@ def test_refuses_mixed_filters_and_nothing() -> None:
         coadd([])
 
 
-def _away_from_stars(item: CoaddInput) -> np.ndarray:
+def _away_from_stars(item: CalibratedImage) -> np.ndarray:
     """Pixels more than 15 px from any star, off the border behind which stars are not listed."""
     yy, xx = np.indices(SHAPE)
     away = np.zeros(SHAPE, bool)
