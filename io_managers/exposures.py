@@ -53,8 +53,8 @@ class ExposureRegistry:
         """
         if not file.is_file():
             raise BadExposure(f"{file}: no such file")
-        _check_compressed(file)
         info = self._instrument.read_exposure(file)
+        _check_compressed(file)
         checked_name(info.key, "exposure key")
         sha256 = file_digest(file)
         known = self.get(info.key)

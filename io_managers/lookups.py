@@ -1,13 +1,16 @@
 """Inputs that the data choose: masters by date, images for a reference, the reference of an image."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
 
+from io_managers.external_masters import external_provenance
 from io_managers.store import ProductStore
-from seechange_assets.errors import MasterNotFound, ReferenceNotFound
+from seechange_assets.content import content_hash
+from seechange_assets.errors import AmbiguousMaster, MasterNotFound, ReferenceConflict, ReferenceNotFound
 from seechange_assets.partitions import Partition
 from seechange_assets.products import (
     CalibratedImage,
@@ -21,6 +24,10 @@ from sql.sky import cone_condition, overlap_fraction, polygon_of
 
 #: Two footprints farther apart than this cannot overlap [deg]; no CCD here is larger.
 _SEARCH_RADIUS_DEG = 2.5
+#: First half of the advisory locks under which references are written.
+_REFERENCE_LOCK = 7317
+#: Kinds of master that hold for one filter, and dates that count as the same [day].
+_BY_FILTER, _SAME_TIME_DAYS = ("flat", "fringe", "illumination"), 1e-6
 _CALIBRATED = ("image", "background", "sources", "psf", "wcs", "zp")
 
 
@@ -30,48 +37,123 @@ class SurveyStore(ProductStore):
     #: The reference used last: the steps of one run ask for the same one several times.
     _reference: tuple[str, Reference] | None = None
 
-    def calibration_frames(self, calibration: str, kind: str) -> Sequence[str]:
-        """Keys of the exposures of one kind in a calibration run (a night), in time order."""
+    def save(self, product_name: str, partition: Partition, product: Any) -> dict[str, Any]:
+        """See `ProductStore.save`. A reference never changes once it has a row.
+
+        Raises
+        ------
+        ReferenceConflict
+            For a reference that exists with other content: the first stays.
+        """
+        if product_name != "reference":
+            return super().save(product_name, partition, product)
+        with self._one_at_a_time(self.row_id(product_name, partition)):
+            kept = self.row(product_name, partition)
+            if kept is not None and kept.content_hash != content_hash(product):
+                same = "of the same images" if kept.inputs["members"] == list(product.members) else "of other images"
+                raise ReferenceConflict(
+                    f"{partition.key} CCD {partition.ccd}: a reference under provenance {kept.provenance_id} exists "
+                    f"with other pixels, made {same}, and stays; give the set another name to build a new one"
+                )
+            return super().save(product_name, partition, product)
+
+    @contextmanager
+    def _one_at_a_time(self, row_id: uuid.UUID) -> Iterator[None]:
+        """Let no other process write the product with this row until the end."""
+        with self.database.session() as session:
+            session.execute(sa.select(sa.func.pg_advisory_xact_lock(_REFERENCE_LOCK, row_id.int & 0x7FFFFFFF)))
+            yield
+
+    def calibration_frames(
+        self, calibration: str, kind: str, ccd: str | None = None, flat_type: str | None = None
+    ) -> Sequence[str]:
+        """Keys of the exposures of one kind in a calibration run, in time order.
+
+        Parameters
+        ----------
+        calibration : a night, or ``night.filter`` for one filter of it (then `ccd` is needed).
+        kind : ``bias``, ``dark``, ``flat`` or ``science``.
+        ccd : only exposures with this CCD.
+        flat_type : only flats of this type.
+        """
+        night, _, name = calibration.partition(".")
         query = (
             sa.select(ExposureRow.key)
-            .where(ExposureRow.night == calibration, ExposureRow.kind == kind)
+            .where(ExposureRow.night == night, ExposureRow.kind == kind)
             .where(ExposureRow.instrument == self.instrument, ExposureRow.bitflag == 0)
             .order_by(ExposureRow.mjd, ExposureRow.key)
         )
+        if ccd is not None:
+            query = query.where(ExposureRow.filters.has_key(ccd))
+        if name:
+            query = query.where(ExposureRow.filters[ccd].astext == name)
+        if flat_type is not None:
+            query = query.where(ExposureRow.flat_type == flat_type)
         with self.database.session() as session:
             return session.scalars(query).all()
 
-    def master(self, kind: str, info: ImageInfo) -> tuple[str, Master]:
-        """(identifier, master) valid for this image: the nearest in time, the newer of two equally near.
+    def master(
+        self, kind: str, info: ImageInfo, calibration_set: str = "any", flat_type: str = "any"
+    ) -> tuple[str, Master]:
+        """(identifier, master) valid for this image: the nearest in time.
+
+        Parameters
+        ----------
+        kind : ``bias``, ``dark``, ``flat``, ``fringe`` or ``illumination``.
+        info : date, CCD, instrument and filter of the image.
+        calibration_set : ``nightly`` (made of exposures under the current recipe), ``external``, or ``any``.
+        flat_type : ``dome``, ``twilight``, ``sky`` or ``any``; for flats.
 
         Raises
         ------
         MasterNotFound
-            None is valid at the date of the image, for its CCD and (flats) its filter.
+            None is valid at the date of the image, for its CCD and (where it matters) its filter.
+        AmbiguousMaster
+            Several fit, and neither set, type nor date chooses.
         """
+        rows = self._valid_masters(kind, info, calibration_set, flat_type)
+        what = f"master {kind} on MJD {info.mjd:.5f} for CCD {info.ccd}"
+        what += f" in filter {info.filter}" if kind in _BY_FILTER else ""
+        if not rows:
+            raise MasterNotFound(
+                f"no {what} is valid; ingest {kind} frames of a night within the validity, or register a file",
+                waits_for=f"master_{kind}//{info.ccd}",
+            )
+        for column, parameter in (("calibration_set", "image.master_set"), ("flat_type", "image.flat_type")):
+            choices = sorted({getattr(row, column) for row in rows})
+            if len(choices) > 1:
+                listed = ", ".join(choice or "none" for choice in choices)
+                raise AmbiguousMaster(f"{what}: {column} may be {listed}: choose one by {parameter}")
+        distances = [abs((row.valid_from + row.valid_to) / 2 - info.mjd) for row in rows]
+        nearest = [row for row, d in zip(rows, distances, strict=True) if d - min(distances) < _SAME_TIME_DAYS]
+        if len(nearest) > 1:
+            names = ", ".join(row.partition for row in nearest)
+            raise AmbiguousMaster(f"{what}: {names} fit equally well: narrow their ranges of validity")
+        return f"{nearest[0].partition}/{nearest[0].provenance_id}", self.load_row(nearest[0])
+
+    def _valid_masters(
+        self, kind: str, info: ImageInfo, calibration_set: str, flat_type: str
+    ) -> Sequence[MasterRow]:
+        ids = [external_provenance(kind).id]
+        if f"master_{kind}" in self.recipes:
+            ids.append(self.recipes[f"master_{kind}"].id)
         query = sa.select(MasterRow).where(
             MasterRow.kind == kind,
             MasterRow.ccd == info.ccd,
             MasterRow.instrument == info.instrument,
-            MasterRow.provenance_id == self.recipes[f"master_{kind}"].id,
+            MasterRow.provenance_id.in_(ids),
             MasterRow.valid_from <= info.mjd,
             MasterRow.valid_to >= info.mjd,
             MasterRow.bitflag == 0,
         )
-        if kind == "flat":
+        if kind in _BY_FILTER:
             query = query.where(MasterRow.filter == info.filter)
-        middle = (MasterRow.valid_from + MasterRow.valid_to) / 2
-        query = query.order_by(sa.func.abs(middle - info.mjd), MasterRow.partition.desc()).limit(1)
+        if calibration_set != "any":
+            query = query.where(MasterRow.calibration_set == calibration_set)
+        if kind == "flat" and flat_type != "any":
+            query = query.where(MasterRow.flat_type == flat_type)
         with self.database.session() as session:
-            row = session.scalar(query)
-        if row is None:
-            of_filter = f" in filter {info.filter}" if kind == "flat" else ""
-            raise MasterNotFound(
-                f"no master {kind} is valid on MJD {info.mjd:.5f} for CCD {info.ccd}{of_filter}; "
-                f"ingest {kind} frames of a night within the validity",
-                waits_for=f"master_{kind}//{info.ccd}",
-            )
-        return f"{row.partition}/{row.provenance_id}/{row.content_hash[:10]}", self.load_row(row)
+            return session.scalars(query.order_by(MasterRow.partition)).all()
 
     def reference_candidates(self, selection: Any, partition: Partition | None = None) -> list[tuple[Partition, str]]:
         """((field.filter, ccd), exposure) of every image that the selection of a reference set admits."""
@@ -94,13 +176,16 @@ class SurveyStore(ProductStore):
             return [(Partition(f"{r.field}.{r.filter}", r.ccd), r.partition) for r in session.execute(query)]
 
     def reference_members(self, partition: Partition, selection: Any) -> Sequence[CalibratedImage]:
-        """The images that make a reference, deepest first.
+        """The images that make a reference, deepest first; those it was made of if it exists.
 
         Raises
         ------
         ReferenceNotFound
             When fewer than ``selection.min_images`` images qualify.
         """
+        kept = self.row("reference", partition)
+        if kept is not None:
+            return [self._calibrated(exposure, partition.ccd) for exposure in kept.inputs["members"]]
         exposures = [exposure for _, exposure in self.reference_candidates(selection, partition)]
         if len(exposures) < selection.min_images:
             raise ReferenceNotFound(

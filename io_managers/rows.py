@@ -30,7 +30,7 @@ def _footprint(header: str, shape: tuple[int, int]) -> Columns:
 
 
 def _master(m: p.Master) -> Columns:
-    names = ("kind", "instrument", "filter", "valid_from", "valid_to")
+    names = ("kind", "instrument", "filter", "valid_from", "valid_to", "flat_type", "calibration_set")
     return {name: getattr(m, name) for name in names}
 
 
@@ -107,8 +107,8 @@ def summary(product: Any) -> dict[str, Any]:
 
 
 def inputs(product: Any) -> dict[str, Any]:
-    """What the data decided: masters, reference, catalogue excerpt, members."""
-    names = ("masters", "reference_id", "catalog", "members")
+    """What the data decided: masters, reference, catalogue excerpt, members, kind of field."""
+    names = ("masters", "steps", "reference_id", "catalog", "members", "field_kind")
     found = {name: getattr(product, name) for name in names if hasattr(product, name)}
     if isinstance(product, p.Reference):
         found["catalog"] = product.wcs.catalog

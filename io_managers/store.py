@@ -30,7 +30,13 @@ from sql.base import ProductRow, deterministic_id
 from sql.models import PRODUCT_ROWS, ExposureRow, ProvenanceRow, ProvenanceTagRow, ProvenanceUpstreamRow, ReportRow
 
 #: Folder of products that do not belong to an exposure.
-_SHARED_FOLDERS = {"master_bias": "calibration", "master_flat": "calibration", "reference": "references"}
+_SHARED_FOLDERS = {
+    "master_bias": "calibration",
+    "master_dark": "calibration",
+    "master_flat": "calibration",
+    "master_fringe": "calibration",
+    "reference": "references",
+}
 
 
 class ProductStore:
@@ -83,7 +89,7 @@ class ProductStore:
             "inputs": inputs(product),
         }
         with self.database.session() as session:
-            _upsert(session, PRODUCT_ROWS[product_name], values | columns)
+            upsert(session, PRODUCT_ROWS[product_name], values | columns)
         return summary(product) | {k: v for k, v in plain(columns).items() if isinstance(v, (int, float, str))}
 
     def load(self, product: str, partition: Partition) -> Any:
@@ -207,7 +213,7 @@ def _register_recipes(store: ProductStore) -> None:
         session.execute(statement, sorted(tags, key=lambda t: t["process"]))
 
 
-def _upsert(session: Session, table: type[ProductRow], values: dict[str, Any]) -> None:
+def upsert(session: Session, table: type[ProductRow], values: dict[str, Any]) -> None:
     """Insert a row; if it exists with the same content leave it untouched."""
     statement = insert(table).values(**values)
     changed = sa.or_(table.content_hash != values["content_hash"], table.sha256 != values["sha256"])

@@ -1,7 +1,9 @@
 """Star tables of any common format as a `SkyCatalog`: which column is what, and in which unit."""
 
 import hashlib
+import os
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -165,3 +167,34 @@ def _read_parquet(path: Path) -> "Table":
     wanted = [name for name in file.schema_arrow.names if name.lower() in names]
     data = file.read(columns=wanted or None)
     return Table({name: data[name].to_numpy() for name in data.column_names})
+
+
+def write_catalog(catalog: SkyCatalog, path: Path, *, durable: bool = True) -> None:
+    """Write a FITS file that `read_catalog` reads back; a reader sees the whole file or none."""
+    import io
+
+    from astropy.io import fits
+    from astropy.table import Table
+
+    table = Table({column: np.asarray(catalog.table[column], np.float64) for column in COLUMNS})
+    hdu = fits.table_to_hdu(table)
+    hdu.header["EPOCH_YR"] = catalog.epoch_yr
+    buffer = io.BytesIO()
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(buffer)
+    write_atomically(path, buffer.getvalue(), durable=durable)
+
+
+def write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Temporary name, fsync if `durable`, rename: a reader sees the whole file or none, even after a crash."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            handle.write(content)
+            if durable:
+                handle.flush()
+                os.fsync(handle.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

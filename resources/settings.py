@@ -57,6 +57,9 @@ class Settings(pydantic.BaseModel):
         value the UI takes 3000, or any free port if 3000 is taken.
     max_runs : int
         Runs at the same time (``SEECHANGE_MAX_RUNS``, default the CPU cores).
+    settle_s : float
+        Seconds without a further calibration frame after which a night's frames count as complete
+        (``SEECHANGE_SETTLE_S``, default 120: several exposures with their read-out).
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -74,6 +77,7 @@ class Settings(pydantic.BaseModel):
     kafka_port: int = pydantic.Field(0, ge=0, le=65535)
     ui_port: int | None = pydantic.Field(None, ge=0, le=65535)
     max_runs: int = pydantic.Field(1, ge=1)
+    settle_s: float = pydantic.Field(120.0, ge=0, le=86400)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
@@ -104,6 +108,7 @@ class Settings(pydantic.BaseModel):
             "kafka_port": given.get("KAFKA_PORT", 0),
             "ui_port": given.get("UI_PORT"),
             "max_runs": given.get("MAX_RUNS", available_cores()),
+            "settle_s": given.get("SETTLE_S", cls.model_fields["settle_s"].default),
         }
         try:
             return cls(**values)

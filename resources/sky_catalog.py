@@ -4,13 +4,9 @@ All three answer one question, a cone, with a `SkyCatalog` sorted by brightness.
 the same excerpt (and name) whatever the source's own order.
 """
 
-import fcntl
 import json
-import os
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -19,7 +15,17 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from resources.catalog_tables import COLUMNS, DEFAULT_EPOCH_YR, HELP, identified, normalised, read_catalog
+from resources.catalog_excerpts import Cell, ExcerptStore, FolderExcerpts
+from resources.catalog_tables import (
+    COLUMNS,
+    DEFAULT_EPOCH_YR,
+    HELP,
+    identified,
+    normalised,
+    read_catalog,
+    write_atomically,
+    write_catalog,
+)
 from seechange_assets.errors import CatalogError, ServiceUnavailable
 from seechange_assets.products import SkyCatalog
 
@@ -28,13 +34,15 @@ if TYPE_CHECKING:
 
 GaiaQuery = Callable[[float, float, float, float], "Table"]
 
-GAIA = "gaia"
+GAIA, GAIA_NAME, GAIA_MAX_MAG = "gaia", "gaia_dr3", 22.0
 DESCRIPTION = "catalog.json"
 GAIA_ORDER = 6  # cells of 0.84 square degrees: a CCD of half a degree needs four or so
 _ATTEMPTS = 5
 _FIRST_WAIT_S = 1.0
 # A cell's corners lie at most this far from its centre, in units of sqrt(area): cells near the poles are long.
 _CELL_REACH = 1.1
+# A cell of the Milky Way can hold a million stars; a CCD touches about six cells.
+_CELLS_IN_MEMORY = 8
 
 
 class SkyCatalogSource(Protocol):
@@ -56,9 +64,9 @@ class SkyCatalogSource(Protocol):
 
 
 def open_sky_catalog(
-    location: str | None, cache_dir: Path | None = None, column_map: Mapping[str, str] | None = None
+    location: str | None, excerpts: ExcerptStore | Path | None = None, column_map: Mapping[str, str] | None = None
 ) -> SkyCatalogSource:
-    """The catalogue at `location`: ``gaia``, a folder of cells or a file.
+    """The catalogue at `location`: ``gaia`` (kept in `excerpts`), a folder of cells or a file.
 
     Raises
     ------
@@ -68,7 +76,7 @@ def open_sky_catalog(
     if not location:
         raise CatalogError(f"no star catalogue is configured: {HELP}")
     if location.lower() == GAIA:
-        return GaiaArchive(cache_dir)
+        return GaiaArchive(excerpts)
     path = Path(location).expanduser()
     if path.is_dir():
         return PartitionedCatalog(path, column_map)
@@ -122,12 +130,12 @@ class PartitionedCatalog:
 
 
 class GaiaArchive:
-    """Gaia DR3 from ESA's archive, fetched by HEALPix cell and kept for ever in `cache_dir`.
+    """Gaia DR3 from ESA's archive, fetched by HEALPix cell and kept for ever.
 
     Parameters
     ----------
-    cache_dir : Path, optional
-        Folder of the cells; without it every cone is asked anew.
+    excerpts : ExcerptStore or Path, optional
+        Where the cells are kept, or their folder; without it every cone is asked anew.
     query : callable, optional
         ``(ra_deg, dec_deg, radius_deg, max_mag) -> Table``; `query_gaia` by default. It raises
         OSError for what may pass.
@@ -137,49 +145,60 @@ class GaiaArchive:
 
     def __init__(
         self,
-        cache_dir: Path | None = None,
+        excerpts: ExcerptStore | Path | None = None,
         query: GaiaQuery | None = None,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        self._cache, self._query, self._sleep = cache_dir, query or query_gaia, sleep
+        self._excerpts = FolderExcerpts(excerpts) if isinstance(excerpts, Path) else excerpts
+        self._query, self._sleep = query or query_gaia, sleep
+        self._in_memory: dict[Cell, SkyCatalog] = {}
 
     def cone(
         self, ra_deg: float, dec_deg: float, radius_deg: float, max_mag: float | None = None, min_stars: int = 1
     ) -> SkyCatalog:
         """See `SkyCatalogSource.cone`."""
-        limit = float(np.ceil(22.0 if max_mag is None else max_mag))
         cone = (ra_deg, dec_deg, radius_deg)
-        if self._cache is None:
-            return _excerpt([self._fetch(*cone, limit)], "gaia_dr3", cone, max_mag, min_stars)
-        folder = self._cache / f"gaia_dr3_order{GAIA_ORDER}_g{limit:.0f}"
-        folder.mkdir(parents=True, exist_ok=True)
-        cells = [_loaded(self._cell(folder, cell, limit)) for cell in cells_in_cone(*cone, GAIA_ORDER)]
-        return _excerpt(cells, "gaia_dr3", cone, max_mag, min_stars)
+        if self._excerpts is None:
+            stars = self._fetch(*cone, GAIA_MAX_MAG if max_mag is None else max_mag)
+            return _excerpt([stars], GAIA_NAME, cone, max_mag, min_stars)
+        # One depth for all: who wants brighter stars only shares the cells of the others.
+        limit = GAIA_MAX_MAG if max_mag is None else max(GAIA_MAX_MAG, float(np.ceil(max_mag)))
+        wanted = [Cell(GAIA_NAME, GAIA_ORDER, cell, limit) for cell in cells_in_cone(*cone, GAIA_ORDER)]
+        cells = [self._cell(self._excerpts, cell) for cell in wanted]
+        return _excerpt(cells, GAIA_NAME, cone, max_mag, min_stars)
 
-    def _cell(self, folder: Path, cell: int, limit: float) -> Path:
-        """The file of one cell, fetched if missing; of several processes one fetches, the others wait."""
+    def _cell(self, excerpts: ExcerptStore, cell: Cell) -> SkyCatalog:
+        """The stars of one cell; of several processes that miss it one fetches, the others wait."""
+        if cell not in self._in_memory:
+            stars = excerpts.load(cell)
+            if stars is None:
+                with excerpts.claim(cell):
+                    stars = excerpts.load(cell)
+                    if stars is None:
+                        stars = self._download(cell)
+                        excerpts.save(cell, stars)
+            if len(self._in_memory) >= _CELLS_IN_MEMORY:
+                self._in_memory.pop(next(iter(self._in_memory)))
+            self._in_memory[cell] = stars
+        return self._in_memory[cell]
+
+    def _download(self, cell: Cell) -> SkyCatalog:
         import hpgeom
 
-        path = folder / f"npix={cell}.fits"
-        if path.exists():
-            return path
-        with _locked(path.with_suffix(".lock")):
-            if not path.exists():
-                nside = 2**GAIA_ORDER
-                ra, dec = (float(v) for v in hpgeom.pixel_to_angle(nside, cell))
-                reach = _CELL_REACH * float(np.sqrt(hpgeom.nside_to_pixel_area(nside)))
-                around = self._fetch(ra, dec, reach, limit)
-                if not len(around.table):
-                    raise CatalogError(f"the Gaia archive has no star around {_where(ra, dec)}; {HELP}")
-                inside = hpgeom.angle_to_pixel(nside, around.table["ra"], around.table["dec"]) == cell
-                _write_fits(SkyCatalog(around.table[inside], around.epoch_yr, around.name), path)
-        return path
+        nside = 2**cell.order
+        ra, dec = (float(v) for v in hpgeom.pixel_to_angle(nside, cell.cell))
+        reach = _CELL_REACH * float(np.sqrt(hpgeom.nside_to_pixel_area(nside)))
+        around = self._fetch(ra, dec, reach, cell.max_mag)
+        if not len(around.table):
+            raise CatalogError(f"the Gaia archive has no star around {_where(ra, dec)}; {HELP}")
+        inside = hpgeom.angle_to_pixel(nside, around.table["ra"], around.table["dec"]) == cell.cell
+        return SkyCatalog(around.table[inside], around.epoch_yr, around.name)
 
     def _fetch(self, ra_deg: float, dec_deg: float, radius_deg: float, limit: float) -> SkyCatalog:
         """One query, tried again with doubled waits."""
         for attempt in range(_ATTEMPTS):
             try:
-                return normalised(self._query(ra_deg, dec_deg, radius_deg, limit), "gaia_dr3")
+                return normalised(self._query(ra_deg, dec_deg, radius_deg, limit), GAIA_NAME)
             except OSError as error:
                 if attempt + 1 == _ATTEMPTS:
                     raise ServiceUnavailable(
@@ -233,9 +252,9 @@ def write_partitioned(catalog: SkyCatalog, directory: Path, order: int) -> None:
     cells = hpgeom.angle_to_pixel(2**order, np.asarray(catalog.table["ra"]), np.asarray(catalog.table["dec"]))
     for cell in np.unique(cells):
         piece = SkyCatalog(catalog.table[cells == cell], catalog.epoch_yr, catalog.name)
-        _write_fits(piece, directory / f"npix={cell}.fits", durable=False)
+        write_catalog(piece, directory / f"npix={cell}.fits", durable=False)
     description = {"order": int(order), "epoch_yr": catalog.epoch_yr, "name": catalog.name, "scheme": "nested"}
-    _write_atomically(directory / DESCRIPTION, json.dumps(description, indent=1, sort_keys=True).encode())
+    write_atomically(directory / DESCRIPTION, json.dumps(description, indent=1, sort_keys=True).encode())
 
 
 def cells_in_cone(ra_deg: float, dec_deg: float, radius_deg: float, order: int) -> list[int]:
@@ -295,48 +314,9 @@ def _loaded(path: Path, column_map: tuple[tuple[str, str], ...] = ()) -> SkyCata
     return _cached(path, column_map, stat.st_mtime_ns, stat.st_size)
 
 
-# A cell of the Milky Way can hold a million stars; a CCD touches about six cells.
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=_CELLS_IN_MEMORY)
 def _cached(path: Path, column_map: tuple[tuple[str, str], ...], _mtime_ns: int, _size: int) -> SkyCatalog:
     return read_catalog(path, dict(column_map))
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock of the operating system, which ends with the process that holds it."""
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-def _write_fits(catalog: SkyCatalog, path: Path, *, durable: bool = True) -> None:
-    import io
-
-    from astropy.io import fits
-    from astropy.table import Table
-
-    table = Table({column: np.asarray(catalog.table[column], np.float64) for column in COLUMNS})
-    hdu = fits.table_to_hdu(table)
-    hdu.header["EPOCH_YR"] = catalog.epoch_yr
-    buffer = io.BytesIO()
-    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(buffer)
-    _write_atomically(path, buffer.getvalue(), durable=durable)
-
-
-def _write_atomically(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Temporary name, fsync if `durable`, rename: a reader sees the whole file or none, even after a crash."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(content)
-            if durable:
-                handle.flush()
-                os.fsync(handle.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _where(ra_deg: float, dec_deg: float) -> str:
@@ -346,12 +326,12 @@ def _where(ra_deg: float, dec_deg: float) -> str:
 class DeferredCatalog:
     """A catalogue that is opened at its first use, so that a step that needs none runs without one."""
 
-    def __init__(self, location: str | None, cache_dir: Path | None = None) -> None:
-        self._location, self._cache_dir = location, cache_dir
+    def __init__(self, location: str | None, excerpts: ExcerptStore | Path | None = None) -> None:
+        self._location, self._excerpts = location, excerpts
 
     @cached_property
     def _source(self) -> SkyCatalogSource:
-        return open_sky_catalog(self._location, self._cache_dir)
+        return open_sky_catalog(self._location, self._excerpts)
 
     def cone(
         self, ra_deg: float, dec_deg: float, radius_deg: float, max_mag: float | None = None, min_stars: int = 1

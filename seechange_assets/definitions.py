@@ -14,6 +14,7 @@ from io_managers.exposures import ExposureRegistry
 from io_managers.lookups import SurveyStore
 from resources.alert_stream import AlertStream
 from resources.archive import Archive
+from resources.archived_excerpts import ArchivedExcerpts
 from resources.database import Database
 from resources.settings import Settings
 from resources.sky_catalog import DeferredCatalog
@@ -31,7 +32,13 @@ from sensors import SENSORS, jobs
 
 #: The pipeline: phase (and group of the lineage page) -> its assets, in order.
 PHASES: dict[str, list[Any]] = {
-    "acquire": [exposure.exposure, masters.master_bias, masters.master_flat],
+    "acquire": [
+        exposure.exposure,
+        masters.master_bias,
+        masters.master_dark,
+        masters.master_flat,
+        masters.master_fringe,
+    ],
     "calibrate": [image.image, background.background, sources.sources, psf.psf, wcs.wcs, zp.zp],
     "discover": [
         reference.reference,
@@ -74,8 +81,7 @@ def build_assets(recipes: Recipes, instrument: Instrument) -> list[Any]:
     calibration = partitions.by_ccd(partitions.calibration, "calibration", instrument.ccds)
     partitioned_by = {
         "exposure": partitions.exposure,
-        "master_bias": calibration,
-        "master_flat": calibration,
+        **{_name(master): calibration for master in PHASES["acquire"][1:]},
         "reference": partitions.by_ccd(partitions.field_filter, "field_filter", instrument.ccds),
     }
     stamped = []
@@ -118,7 +124,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
             "instrument": instrument,
             "registry": ExposureRegistry(store, instrument),
             "settings": settings,
-            "sky": DeferredCatalog(settings.catalog, settings.home / "catalog_cache"),
+            "sky": DeferredCatalog(settings.catalog, ArchivedExcerpts(store.database, store.archive)),
             "stream": AlertStream(lambda: settings.kafka_servers),
         },
     )

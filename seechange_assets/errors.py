@@ -37,6 +37,14 @@ class MasterNotFound(InputNotReady):
     """No master calibration frame is valid for this CCD, date and filter."""
 
 
+class AmbiguousMaster(DataError):
+    """Several master calibration frames fit equally well, and nothing says which one to take."""
+
+
+class BadMaster(DataError):
+    """A master calibration frame supplied as a file cannot be used."""
+
+
 class ReferenceNotFound(InputNotReady):
     """No reference covers this image yet."""
 
@@ -59,6 +67,10 @@ class BadExposure(DataError):
 
 class ExposureConflict(DataError):
     """The key of this exposure is taken by a file with other bytes."""
+
+
+class ReferenceConflict(DataError):
+    """A reference exists with other pixels; it stays, because differences were made with it."""
 
 
 class InvalidName(DataError):

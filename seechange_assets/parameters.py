@@ -48,6 +48,10 @@ class Parameters(pydantic.BaseModel):
         """All fields as keyword arguments of the algorithm of the same names."""
         return {name: getattr(self, name) for name in type(self).model_fields}
 
+    def arguments_without(self, *names: str) -> dict[str, Any]:
+        """As `arguments`, without those that choose inputs and are nothing to the algorithm."""
+        return {name: value for name, value in self.arguments().items() if name not in names}
+
     @classmethod
     def _is_critical(cls, name: str) -> bool:
         extra = cls.model_fields[name].json_schema_extra
@@ -74,6 +78,38 @@ class Parameters(pydantic.BaseModel):
             first = error.errors()[0]
             where = ".".join([cls.process, *(str(part) for part in first["loc"])])
             raise ParameterError(f"{source}: {where}: {first['msg']} (got {first['input']!r})") from error
+
+
+class FieldParameters(Parameters):
+    """Parameters with a second branch for the crowded fields of the Galaxy.
+
+    There the values in ``galactic`` take the place of the others. Rule and branches belong to the recipe, so there
+    is one provenance id; which branch an image took is recorded in its product (``field_kind``).
+    """
+
+    galactic: dict[str, Any] = Field(default_factory=dict, description="Values that differ in galactic fields.")
+
+    @pydantic.model_validator(mode="after")
+    def _galactic_values_are_valid(self) -> Self:
+        if "galactic" in self.galactic:
+            raise ValueError("a branch has no branches")
+        self._branch("galactic")
+        return self
+
+    def arguments(self, field_kind: str = "extragalactic") -> dict[str, Any]:
+        """The fields of a branch as keyword arguments of the algorithm."""
+        branch = self._branch(field_kind)
+        return {name: getattr(branch, name) for name in type(self).model_fields if name not in self._rule()}
+
+    def _branch(self, field_kind: str) -> Self:
+        if field_kind != "galactic" or not self.galactic:
+            return self
+        return type(self)(**(self.model_dump() | self.galactic | {"galactic": {}}))
+
+    @classmethod
+    def _rule(cls) -> set[str]:
+        """Fields that choose the branch and are no arguments of the algorithm."""
+        return {"galactic"}
 
 
 def unknown_name(name: str, valid: list[str], source: str) -> str:

@@ -33,11 +33,15 @@ class Store(Protocol):
     def exposure_file(self, exposure: str) -> AbstractContextManager[Path]:
         """The raw file of a registered exposure, its checksum verified."""
 
-    def calibration_frames(self, calibration: str, kind: str) -> Sequence[str]:
-        """Keys of the calibration exposures of a run, in time order."""
+    def calibration_frames(
+        self, calibration: str, kind: str, ccd: str | None = None, flat_type: str | None = None
+    ) -> Sequence[str]:
+        """Keys of the exposures of a kind in a run (``night`` or ``night.filter``), in time order."""
 
-    def master(self, kind: str, info: ImageInfo) -> tuple[str, Master]:
-        """(identifier, newest valid master) for this image; raises MasterNotFound."""
+    def master(
+        self, kind: str, info: ImageInfo, calibration_set: str = "any", flat_type: str = "any"
+    ) -> tuple[str, Master]:
+        """(identifier, master valid for this image); raises MasterNotFound, AmbiguousMaster."""
 
     def reference_members(self, partition: Partition, selection: Any) -> Sequence[CalibratedImage]:
         """The images that make the reference of ``field.filter`` x ccd, best first; raises ReferenceNotFound."""

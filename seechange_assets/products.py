@@ -46,7 +46,8 @@ class ExposureInfo:
 
     ``kind`` is one of ``science``, ``bias``, ``dark``, ``flat``; ``mjd`` is the start of the
     exposure; ``ra_deg``, ``dec_deg`` the pointing of the boresight (NaN for calibrations);
-    ``filters`` gives the filter of each CCD.
+    ``filters`` gives the filter of each CCD; ``flat_type`` of a flat is ``dome``, ``twilight`` or ``sky``
+    (empty where the header does not say).
     """
 
     key: str
@@ -62,6 +63,7 @@ class ExposureInfo:
     project: str
     field: str
     filters: dict[str, str]
+    flat_type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +103,10 @@ class ImageInfo:
 class Master:
     """A stacked calibration frame of one CCD.
 
-    ``kind`` is ``bias`` (ADU, trimmed CCD frame) or ``flat`` (normalised to median 1).
-    Valid from ``valid_from`` to ``valid_to`` (MJD).
+    On the trimmed CCD frame, by ``kind``: ``bias`` [ADU of each amplifier]; ``dark`` [ADU/s after gain
+    equalisation]; ``flat`` and ``illumination`` (normalised to median 1); ``fringe`` (fraction of the sky, mean 0).
+    Valid from ``valid_from`` to ``valid_to`` (MJD). ``calibration_set`` is ``nightly`` (built here) or
+    ``external`` (supplied as a file); ``flat_type`` as in `ExposureInfo`.
     """
 
     kind: str
@@ -116,19 +120,25 @@ class Master:
     flags: FlagImage
     members: tuple[str, ...]
     noise: float = float("nan")
+    flat_type: str = ""
+    calibration_set: str = "nightly"
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
     """A calibrated CCD image, background not subtracted.
 
-    ``masters`` records what the data decided: kind of master to its identifier.
+    ``masters`` records what the data decided: kind of master to its identifier. ``steps`` says of each wanted
+    step whether it was ``applied``, done ``upstream`` or ``skipped`` for the filter; ``fringe_amplitude`` is the
+    fitted factor of the fringe master [ADU].
     """
 
     info: ImageInfo
     data: FloatImage
     flags: FlagImage
     masters: dict[str, str] = field(default_factory=dict)
+    steps: dict[str, str] = field(default_factory=dict)
+    fringe_amplitude: float = float("nan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +165,15 @@ class Sources:
     ``flux_aper, flux_aper_err`` (n, n_apertures) [ADU], ``a, b`` [pixel], ``theta`` [radian],
     ``fwhm_px``, ``peak`` [ADU], ``snr``, ``extraction_flags``, ``image_flags`` (OR of `Flag`
     inside the isophote), ``star_score`` (0 galaxy … 1 star), ``is_good``, ``is_star``.
-    ``fwhm_px`` is the seeing: the median FWHM of the stars.
+    ``fwhm_px`` is the seeing: the median FWHM of the stars. ``field_kind`` is ``galactic`` or ``extragalactic``,
+    from the catalogue's ``star_density_deg2`` [1/deg^2]; NaN if nobody asked.
     """
 
     table: "Table"
     aperture_radii_px: tuple[float, ...]
     fwhm_px: float
+    field_kind: str = "extragalactic"
+    star_density_deg2: float = float("nan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +186,8 @@ class Psf:
     ``photometry`` has one row per row of the `Sources` it was made from: ``flux_psf``,
     ``flux_psf_err`` [ADU], ``chi2`` (reduced), ``used`` (fitted the model), ``reserved``.
     ``form`` is ``pixels``, ``moffat`` or ``gaussian`` (fallbacks when stars are few). ``enclosed`` is the
-    share of a star's light that the table holds: PSF fluxes are those of the whole star.
+    share of a star's light that the table holds (error ``enclosed_err``): PSF fluxes are those of the whole star.
+    ``blank_noise`` is the scatter of PSF fluxes on blank sky over what the noise of single pixels gives.
     """
 
     coefficients: NDArray[np.float64]
@@ -186,6 +200,8 @@ class Psf:
     chi2: float
     photometry: "Table"
     enclosed: float = 1.0
+    enclosed_err: float = 0.0
+    blank_noise: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,11 +248,13 @@ class Wcs:
 
 @dataclass(frozen=True, slots=True)
 class ZeroPoint:
-    """Photometric calibration: ``mag = -2.5 log10(flux_psf) + zp`` (AB), PSF flux in ADU.
+    """Photometric calibration: ``mag = -2.5 log10(flux_psf) + zp`` (AB), PSF flux of the whole star in ADU.
 
     ``aperture_corrections`` [mag] bring each aperture of `Sources` to the PSF-flux system.
     ``scatter`` is the robust scatter of single stars, ``zp_err`` the error of ``zp`` [mag].
     ``stars``: ``source``, ``mag_catalog``, ``mag_instrumental``, ``color``, ``residual``, ``used``.
+    ``residual_map`` is ``(n_boxes_y, n_boxes_x)`` float32: the median residual [mag] (catalogue minus image) of
+    the stars in boxes of ``residual_box_px``, NaN where they are few; ``residual_map_err`` its error.
     """
 
     zp: float
@@ -248,6 +266,9 @@ class ZeroPoint:
     aperture_corrections: tuple[float, ...]
     limiting_magnitude: float
     stars: "Table"
+    residual_map: FloatImage = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    residual_map_err: FloatImage = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    residual_box_px: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,10 +342,12 @@ class Detections:
 
     Columns: ``x, y`` [pixel], ``ra, dec`` [deg], ``score`` (signed), ``flux, flux_err`` [ADU],
     ``n_pixels``, ``image_flags``, ``kind`` (``point``, ``streak`` or ``star_residual``).
+    ``threshold`` is that of the field's kind, see `Sources`.
     """
 
     table: "Table"
     threshold: float
+    field_kind: str = "extragalactic"
 
 
 @dataclass(frozen=True, slots=True)

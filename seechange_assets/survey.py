@@ -109,5 +109,25 @@ class Survey:
         with self._store.database.session() as session:
             return objects_in_cone(session, ra_deg, dec_deg, radius_arcsec)
 
+    def lightcurve(self, name: str) -> Any:
+        """Detections and forced fluxes of an object as an astropy Table, oldest first.
+
+        Columns ``kind`` (``detection`` or ``forced``), ``mjd_mid`` [UTC], ``filter, flux_njy, flux_njy_err, snr,
+        exposure, ccd``; NaN where nothing was measured. Raises `ProductNotFound` for an unknown name.
+        """
+        import numpy as np
+        from astropy.table import Table
+
+        from sql.objects import LIGHT_CURVE_COLUMNS, light_curve
+
+        numbers = ("mjd_mid", "flux_njy", "flux_njy_err", "snr")
+        with self._store.database.session() as session:
+            points = light_curve(session, name)
+        # None becomes NaN in a float column.
+        return Table({
+            column: np.array([point[column] for point in points], float if column in numbers else str)
+            for column in LIGHT_CURVE_COLUMNS
+        })  # fmt: skip
+
     def _load(self, product: str, exposure: str, ccd: str) -> Any:
         return self._store.load(product, Partition(exposure, ccd))

@@ -44,7 +44,7 @@ def new_exposures(
         context.log.warning(problem)
     rows = registry.after(int(context.cursor or 0), limit=MAX_EXPOSURES)
     if not rows:
-        return dg.SkipReason("; ".join(["no new exposures", *problems]))
+        return dg.SkipReason("no new exposures" + (f"; {len(problems)} problem(s), see the log" if problems else ""))
     science = [row for row in rows if row.kind == "science"]
     announce(context.instance, science, recipes)
     requests = [

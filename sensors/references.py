@@ -9,6 +9,9 @@ import dagster as dg
 from seechange_assets import partitions
 from seechange_assets.partitions import Partition
 
+_FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+UNFINISHED = [status for status in dg.DagsterRunStatus if status not in _FINISHED]
+
 
 @dg.sensor(
     job_name="build_reference",
@@ -19,17 +22,26 @@ from seechange_assets.partitions import Partition
 def new_references(
     context: dg.SensorEvaluationContext, store: dg.ResourceParam[Any], recipes: dg.ResourceParam[Any]
 ) -> dg.SensorResult | dg.SkipReason:
-    """One tick: request every reference that has its images and does not exist yet."""
+    """One tick: request every reference that has its images, does not exist yet and is not being built."""
     selection = recipes.parameters("reference")
     members: dict[Partition, list[str]] = defaultdict(list)
     for partition, exposure in store.reference_candidates(selection):
         members[partition].append(exposure)
     requests = []
     for partition, exposures in members.items():
-        if len(exposures) >= selection.min_images and store.row("reference", partition) is None:
+        if len(exposures) < selection.min_images or store.row("reference", partition) is not None:
+            continue
+        if not _is_being_built(context.instance, partition):
             context.instance.add_dynamic_partitions(partitions.FIELD_FILTER, [partition.key])
             requests.append(_request(partition, exposures, recipes))
     return dg.SensorResult(run_requests=requests) if requests else dg.SkipReason("no reference to build")
+
+
+def _is_being_built(instance: dg.DagsterInstance, partition: Partition) -> bool:
+    """Whether a run of this partition is queued or at work, whoever started it."""
+    key = dg.MultiPartitionKey({"field_filter": partition.key, "ccd": partition.ccd})
+    unfinished = dg.RunsFilter(statuses=UNFINISHED, tags={"dagster/partition": str(key)})
+    return bool(instance.get_run_ids(unfinished, limit=1))
 
 
 def _request(partition: Partition, exposures: list[str], recipes: Any) -> dg.RunRequest:

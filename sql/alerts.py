@@ -22,6 +22,8 @@ from sql.objects import ForcedPhotometryRow, MeasurementRow, ObjectRow
 from sql.sky import cone_condition, separation_deg
 
 Row = Mapping[str, Any]
+#: Bulk statements here run on sessions that have loaded none of the rows they change.
+_IN_DATABASE = {"synchronize_session": False}
 
 
 class OutboxRow(CreatedMixin, Base):
@@ -61,6 +63,29 @@ def commit_alerts(session: Session, rows: Sequence[Row]) -> int:
         return 0
     statement = insert(OutboxRow).on_conflict_do_nothing().returning(OutboxRow.alert_id)
     return len(session.execute(statement, [dict(row) for row in rows]).all())
+
+
+def packet_sizes(session: Session, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, int]:
+    """Bytes of each packet in the outbox."""
+    query = sa.select(OutboxRow.alert_id, sa.func.length(OutboxRow.packet).label("size"))
+    rows = session.execute(query.where(OutboxRow.alert_id.in_(list(ids))))
+    return {row.alert_id: row.size for row in rows}
+
+
+def forget_undetected(session: Session, ids: Sequence[uuid.UUID]) -> None:
+    """Delete those of these objects that have no measurement, with their forced photometry.
+
+    An object that a packet in the outbox names keeps its row, with ``n_detections`` 0: others know its name.
+    """
+    if not ids:
+        return
+    o, m, f = ObjectRow, MeasurementRow, ForcedPhotometryRow
+    undetected = (o.id.in_(list(ids)), ~sa.exists().where(m.object_id == o.id))
+    session.execute(sa.update(o).where(*undetected).values(n_detections=0), execution_options=_IN_DATABASE)
+    unnamed = sa.select(o.id).where(*undetected, ~sa.exists().where(OutboxRow.key == o.name))
+    forgotten = session.scalars(unnamed).all()
+    session.execute(sa.delete(f).where(f.object_id.in_(forgotten)), execution_options=_IN_DATABASE)
+    session.execute(sa.delete(o).where(o.id.in_(forgotten)), execution_options=_IN_DATABASE)
 
 
 def claim_unsent(session: Session, limit: int, after: int = 0) -> list[OutboxRow]:

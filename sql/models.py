@@ -35,6 +35,7 @@ class ExposureRow(CreatedMixin, Base):
     n_bytes: Mapped[int] = mapped_column(sa.BigInteger)
     provenance_id: Mapped[str] = mapped_column(sa.ForeignKey("provenances.id"))
     bitflag: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
+    flat_type: Mapped[str] = mapped_column(sa.String(16), server_default="")
 
 
 class RejectedFileRow(CreatedMixin, Base):
@@ -79,7 +80,7 @@ class ProvenanceTagRow(CreatedMixin, Base):
 
 
 class MasterRow(ProductRow, Base):
-    """Master bias and flat frames with their range of validity."""
+    """Master calibration frames with their range of validity."""
 
     __tablename__ = "calibrator_files"
 
@@ -88,6 +89,8 @@ class MasterRow(ProductRow, Base):
     filter: Mapped[str] = mapped_column(sa.String(32))
     valid_from: Mapped[float]
     valid_to: Mapped[float]
+    flat_type: Mapped[str] = mapped_column(sa.String(16), server_default="")
+    calibration_set: Mapped[str] = mapped_column(sa.String(16), server_default="nightly")
 
 
 class ImageRow(ProductRow, Base):
@@ -254,6 +257,22 @@ class AlertSetRow(ProductRow, Base):
     n_alerts: Mapped[int]
 
 
+class CatalogExcerptRow(CreatedMixin, Base):
+    """Excerpts of a remote star catalogue: the stars of one nested HEALPix cell down to ``max_mag``."""
+
+    __tablename__ = "catalog_excerpts"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    catalog: Mapped[str] = mapped_column(sa.String(80))
+    healpix_order: Mapped[int]
+    healpix: Mapped[int] = mapped_column(sa.BigInteger)
+    max_mag: Mapped[float]
+    n_stars: Mapped[int]
+    filepath: Mapped[str] = mapped_column(unique=True)
+    sha256: Mapped[str] = mapped_column(sa.String(64))
+    n_bytes: Mapped[int] = mapped_column(sa.BigInteger)
+
+
 class ReportRow(Base):
     """How the newest attempt at a step of a partition ended.
 
@@ -281,7 +300,9 @@ class ReportRow(Base):
 #: Product (asset) name -> the table of its rows.
 PRODUCT_ROWS: dict[str, type[ProductRow]] = {
     "master_bias": MasterRow,
+    "master_dark": MasterRow,
     "master_flat": MasterRow,
+    "master_fringe": MasterRow,
     "image": ImageRow,
     "background": BackgroundRow,
     "sources": SourceListRow,

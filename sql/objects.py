@@ -5,6 +5,8 @@ ranges, joined to the table through its B-tree. Whoever may create objects in a 
 holds the advisory locks of that place's cells until the transaction ends.
 """
 
+import hashlib
+import json
 import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from seechange_assets.errors import ProductNotFound
 from sql.base import Base, CreatedMixin, deterministic_id
 from sql.sky import ORDER, cone_condition, separation_deg
 
@@ -36,7 +39,8 @@ class ObjectRow(CreatedMixin, Base):
 
     ``ra, dec, healpix`` are those of the first detection and never change, so an
     association made once stays valid; ``mean_*`` follow the measurements (weighted by
-    their errors). ``exposure, ccd, provenance_id`` say which detection created it.
+    their errors). ``exposure, ccd, provenance_id`` say which detection created it. An object without
+    detections (``n_detections`` 0) lost them when differences were made again, but an alert has named it.
     """
 
     __tablename__ = "objects"
@@ -74,7 +78,7 @@ class MeasurementRow(CreatedMixin, Base):
     """One measurement of a difference, scored and, if it was kept, linked to its object.
 
     ``provenance_id`` is that of the associations, so a row stands for one complete recipe;
-    ``id`` follows from it, the partition and ``detection``. ``mjd_mid`` is UTC; errors on the
+    ``id`` follows from all that was measured (`measurement_id`). ``mjd_mid`` is UTC; errors on the
     sky are in degrees, those in right ascension times cos(dec). What was not measured is null.
     """
 
@@ -143,9 +147,14 @@ class ForcedPhotometryRow(CreatedMixin, Base):
     image_flags: Mapped[int]
 
 
-def measurement_id(provenance_id: str, exposure: str, ccd: str, detection: int) -> uuid.UUID:
-    """Identifier of a measurement: the same recipe on the same detection gives the same one."""
-    return deterministic_id("measurement", provenance_id, exposure, ccd, detection)
+def measurement_id(row: dict[str, Any]) -> uuid.UUID:
+    """Identifier of a measurement, from everything its row says.
+
+    The same recipe on the same pixels gives the same one; what was measured anew on a difference that was
+    made again (from another reference) is another measurement, with an alert of its own.
+    """
+    told = json.dumps(row, sort_keys=True, separators=(",", ":"))
+    return deterministic_id("measurement", hashlib.sha256(told.encode()).hexdigest())
 
 
 def object_id(first_measurement: uuid.UUID, ra: float, dec: float) -> uuid.UUID:
@@ -188,14 +197,14 @@ def lock_sky(session: Session, cells: NDArray[np.int64], order: int) -> None:
 
 
 def objects_in_cells(session: Session, cells: NDArray[np.int64], order: int, *, is_test: bool) -> list[sa.Row[Any]]:
-    """Objects whose first position lies in the cells: ``id, name, ra, dec, mean_ra, mean_dec, is_bad``."""
+    """Objects whose first position lies in the cells: ``id, name, ra, dec, first_mjd, is_bad``."""
     if len(cells) == 0:
         return []
     ranges = [sa.cast(bounds, ARRAY(sa.BigInteger)) for bounds in index_ranges(cells, order)]
     cover = sa.func.unnest(*ranges).table_valued("low", "high").render_derived()
-    columns = (ObjectRow.id, ObjectRow.name, ObjectRow.ra, ObjectRow.dec, ObjectRow.mean_ra, ObjectRow.mean_dec)
+    columns = (ObjectRow.id, ObjectRow.name, ObjectRow.ra, ObjectRow.dec, ObjectRow.first_mjd, ObjectRow.is_bad)
     query = (
-        sa.select(*columns, ObjectRow.is_bad)
+        sa.select(*columns)
         .join(cover, ObjectRow.healpix.between(cover.c.low, cover.c.high))
         .where(ObjectRow.is_test == is_test, ~ObjectRow.is_fake)
         .order_by(ObjectRow.id)
@@ -253,6 +262,21 @@ def reserve_names(session: Session, year: int, count: int) -> int:
     )
     last: int = session.execute(statement.returning(ObjectNameRow.maxnum)).scalar_one()
     return last - count + 1
+
+
+def stored_measurements(
+    session: Session, exposure: str, ccd: str, provenance_id: str
+) -> dict[uuid.UUID, uuid.UUID | None]:
+    """Every measurement of a CCD under a recipe, and the object it is linked to."""
+    m = MeasurementRow
+    here = (m.exposure == exposure, m.ccd == ccd, m.provenance_id == provenance_id)
+    return {row.id: row.object_id for row in session.execute(sa.select(m.id, m.object_id).where(*here))}
+
+
+def delete_measurements(session: Session, ids: Sequence[uuid.UUID]) -> None:
+    """Delete measurement rows."""
+    if ids:
+        session.execute(sa.delete(MeasurementRow).where(MeasurementRow.id.in_(list(ids))))
 
 
 def insert_measurements(session: Session, rows: Sequence[dict[str, Any]]) -> None:
@@ -318,18 +342,28 @@ def refresh_objects(session: Session, ids: Sequence[uuid.UUID]) -> None:
     )
 
 
-def light_curve(session: Session, name: str) -> list[dict[str, Any]] | None:
-    """Detections and forced fluxes of an object, oldest first; None if there is no such object.
+#: What `light_curve` tells of each point.
+LIGHT_CURVE_COLUMNS = ("kind", "mjd_mid", "filter", "flux_njy", "flux_njy_err", "snr", "exposure", "ccd")
 
-    Keys ``kind`` (``detection`` or ``forced``), ``mjd_mid, filter, flux_njy, flux_njy_err, snr, exposure, ccd``.
+
+def light_curve(session: Session, name: str) -> list[dict[str, Any]]:
+    """Detections and forced fluxes of an object, oldest first, with the keys `LIGHT_CURVE_COLUMNS`.
+
+    ``kind`` is ``detection`` or ``forced``; what was not measured is None.
+
+    Raises
+    ------
+    ProductNotFound
+        There is no such object.
     """
     target = session.scalar(sa.select(ObjectRow.id).where(ObjectRow.name == name))
     if target is None:
-        return None
+        raise ProductNotFound(f"there is no object {name!r:.90}; `seechange objects` finds them by position")
     rows = []
     for kind, table in (("detection", MeasurementRow), ("forced", ForcedPhotometryRow)):
         columns = (table.mjd_mid, table.filter, table.flux_njy, table.flux_njy_err, table.exposure, table.ccd)
         for row in session.execute(sa.select(*columns).where(table.object_id == target)).mappings():
             usable = row["flux_njy"] is not None and row["flux_njy_err"]
-            rows.append({"kind": kind, **row, "snr": row["flux_njy"] / row["flux_njy_err"] if usable else None})
+            point = {"kind": kind, **row, "snr": row["flux_njy"] / row["flux_njy_err"] if usable else None}
+            rows.append({column: point[column] for column in LIGHT_CURVE_COLUMNS})
     return sorted(rows, key=lambda row: (row["mjd_mid"], row["kind"], row["ccd"]))

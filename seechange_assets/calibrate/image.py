@@ -12,16 +12,25 @@ from seechange_assets.partitions import Partition, on_same_ccd
 from seechange_assets.ports import Store
 from seechange_assets.products import Image
 
-Step = Literal["overscan", "bias", "linearity", "flat"]
+Step = Literal["overscan", "bias", "linearity", "dark", "flat", "fringe", "illumination"]
 
 
 class ImageParameters(Parameters):
     """How raw pixels become a calibrated image."""
 
     process: ClassVar[str] = "image"
+    algorithm_version: ClassVar[str] = "2"
     steps: tuple[Step, ...] = Field(
         ("overscan", "bias", "linearity", "flat"), description="Wanted steps; those the file has behind it are skipped."
     )
+    skip_by_filter: dict[str, tuple[Step, ...]] = Field(
+        default_factory=dict,
+        description="Wanted steps left out in a filter; a filter that is not named follows the instrument.",
+    )
+    master_set: Literal["any", "nightly", "external"] = Field(
+        "any", description="Where masters come from: built from exposures, supplied as files, or whichever there is."
+    )
+    flat_type: Literal["any", "dome", "twilight", "sky"] = Field("any", description="Type of master flat that is used.")
     cosmic_rays: bool = Field(True, description="Flag cosmic rays.")
     cosmic_ray_sigma: float = Field(
         5.0, ge=2.0, le=100.0, description="Significance of the Laplacian that starts a detection."
@@ -35,11 +44,17 @@ class ImageParameters(Parameters):
         le=10.0,
         description="Factor above the sharpest star of the image's seeing that makes a cosmic ray.",
     )
+    trails: bool = Field(True, description="Flag satellite trails.")
+    trail_min_length_px: int = Field(400, ge=100, description="Shorter trails are not looked for [pixel].")
     bleed_length_px: int = Field(8, ge=1, description="Longer saturated runs along a column are bleed trails [pixel].")
     max_saturated_fraction: float = Field(0.5, gt=0.0, le=1.0, description="More saturated pixels make a CCD useless.")
 
 
-@data_product(ImageParameters, deps=["exposure", *on_same_ccd("master_bias", "master_flat")], may_wait=True)
+@data_product(
+    ImageParameters,
+    deps=["exposure", *on_same_ccd("master_bias", "master_dark", "master_flat", "master_fringe")],
+    may_wait=True,
+)
 def image(
     partition: Partition,
     parameters: ImageParameters,
@@ -47,14 +62,14 @@ def image(
     instrument: dg.ResourceParam[Instrument],
 ) -> Image:
     """Calibrated image: raw pixels without the marks of the camera, flags and the masters used."""
-    from seechange_assets.science.detrend import detrend
+    from seechange_assets.science.detrend import detrend, kinds_of_masters, plan_steps
 
     with store.exposure_file(partition.key) as path:
         raw = instrument.read_ccd(path, partition.ccd)
-    needed = [kind for kind in ("bias", "flat") if kind in parameters.steps and kind not in raw.info.steps_done]
-    found = {kind: store.master(kind, raw.info) for kind in needed}
+    skip_by_filter = instrument.skip_by_filter | parameters.skip_by_filter
+    kinds = kinds_of_masters(plan_steps(raw.info, parameters.steps, skip_by_filter))
+    found = {kind: store.master(kind, raw.info, parameters.master_set, parameters.flat_type) for kind in kinds}
     masters = {kind: master for kind, (_, master) in found.items()}
-    calibrated = detrend(
-        raw, masters.get("bias"), masters.get("flat"), instrument.bad_pixels(partition.ccd), **parameters.arguments()
-    )
+    arguments = parameters.arguments_without("master_set", "flat_type") | {"skip_by_filter": skip_by_filter}
+    calibrated = detrend(raw, masters, instrument.bad_pixels(partition.ccd), **arguments)
     return dataclasses.replace(calibrated, masters={kind: identifier for kind, (identifier, _) in found.items()})

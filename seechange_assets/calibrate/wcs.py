@@ -15,6 +15,7 @@ class WcsParameters(Parameters):
     """How the astrometric solution is found, and what it must reach."""
 
     process: ClassVar[str] = "wcs"
+    algorithm_version: ClassVar[str] = "2"
     max_catalog_mag: float = Field(22.0, ge=5, le=25, description="Faintest catalogue star used [G mag].")
     catalog_range_mag: float = Field(12.0, gt=0, le=30, description="Magnitudes used, counted from the faintest [mag].")
     min_catalog_stars: int = Field(10, ge=4, description="Fewer usable catalogue stars are an error of the catalogue.")

@@ -15,19 +15,24 @@ class ZeroPointParameters(Parameters):
     """How the zero point is fitted."""
 
     process: ClassVar[str] = "zp"
+    algorithm_version: ClassVar[str] = "2"
     min_stars: int = Field(10, ge=3, description="Fewest stars in the fit.")
     match_radius_arcsec: float = Field(
         1.0, gt=0, le=60, description="Largest distance from the catalogue entry [arcsec]."
     )
     min_snr: float = Field(10.0, ge=3, description="Lowest signal-to-noise of a PSF flux.")
+    preferred_snr: float = Field(30.0, ge=3, description="Fainter stars stay out where enough reach this S/N.")
+    preferred_stars: int = Field(50, ge=3, description="Stars over preferred_snr that are enough.")
     min_color: float = Field(0.5, description="Bluest BP-RP for which the colour transform holds [mag].")
     max_color: float = Field(3.0, description="Reddest BP-RP for which the colour transform holds [mag].")
     fit_color_term: bool = Field(False, description="Fit a term linear in BP-RP on top of the instrument's transform.")
     color_pivot: float = Field(0.8, description="BP-RP at which the zero point holds if a colour term is fitted [mag].")
     clip_sigma: float = Field(4.0, ge=2, le=10, description="Robust deviations beyond which a star leaves the fit.")
-    error_floor_mag: float = Field(0.001, ge=0, description="Error of the catalogue's own zero point [mag].")
+    error_floor_mag: float = Field(0.0005, ge=0, description="Error of the catalogue's own zero point [mag].")
     min_aperture_snr: float = Field(50.0, ge=3, description="Lowest signal-to-noise for aperture corrections.")
     limit_sigma: float = Field(5.0, gt=0, le=50, description="Significance at which the limiting magnitude is given.")
+    residual_box_px: int = Field(512, ge=32, description="Side of the boxes of the residual map [pixel].")
+    min_box_stars: int = Field(5, ge=1, description="Fewest stars in a box of the residual map.")
 
 
 @data_product(ZeroPointParameters, checks=[ZERO_POINT_SCATTER])

@@ -45,12 +45,17 @@ def without_stamps(alert: dict[str, Any]) -> dict[str, Any]:
 
 
 def one_line(alert: dict[str, Any]) -> str:
-    """What a person wants to know first."""
+    """What a person wants to know first; what is null shows as a dash."""
     source = alert["diaSource"]
     return (
-        f"{alert['diaObject']['name']:<14} {source['ra']:10.5f} {source['dec']:+10.5f}  {source['band']:<3} "
-        f"{source['psfFlux']:12.1f} nJy  S/N {source['snr']:7.1f}  rb {source['rb']:.2f}  {source['visit']}"
+        f"{alert['diaObject']['name']:<14} {source['ra']:10.5f} {source['dec']:+10.5f}  {source['band'] or '-':<3} "
+        f"{_number(source['psfFlux'], 12, 1)} nJy  S/N {_number(source['snr'], 7, 1)}  "
+        f"score {_number(source['reliability'], 4, 2)}  {source['visit']}"
     )
+
+
+def _number(value: float | None, width: int, decimals: int) -> str:
+    return f"{'-':>{width}}" if value is None else f"{value:{width}.{decimals}f}"
 
 
 def save_stamps(alert: dict[str, Any], folder: Path) -> None:

@@ -62,6 +62,7 @@ def main(
         del os.environ[name]  # a simulated night must never reach a survey's own archive, database or broker
     os.environ |= {"SEECHANGE_HOME": str(home), "SEECHANGE_INSTRUMENT": instrument}
     os.environ["SEECHANGE_CATALOG"] = str(home / "simulation" / "catalog" / "gaia.fits")
+    os.environ["SEECHANGE_SETTLE_S"] = "8"  # the frames come at once here, but a tick of 5 s registers only some
     demo.settings = Settings.from_environment()
     _empty(demo)
     try:

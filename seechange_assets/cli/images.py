@@ -38,6 +38,7 @@ def subtract(
     as_json: JsonOption = False,
 ) -> None:
     """Subtract one image from another: difference, score, detections and a summary."""
+    from seechange_assets.instruments.base import get_instrument
     from seechange_assets.instruments.generic import read_image
     from seechange_assets.science.detections import detect
     from seechange_assets.science.subtract_pair import subtract_images
@@ -45,8 +46,9 @@ def subtract(
     with busy("subtracting"):
         raw, raw_reference = (read_image(path, extension=_extension(extension)) for path in (new, reference))
         stars = _catalog(catalog, raw)
+        color = get_instrument("generic").gaia_magnitude
         difference, calibrated, used = subtract_images(
-            raw, raw_reference, stars, method=method, ignore_filter=ignore_filter
+            raw, raw_reference, stars, method=method, gaia_magnitude=color, ignore_filter=ignore_filter
         )
         detections = detect(difference, threshold=threshold)
     summary = {
@@ -61,6 +63,7 @@ def subtract(
         "n_psf_stars": calibrated.psf.n_stars,
         "zp": difference.zp,
         "zp_err": difference.zp_err,
+        "zp_system": _zp_system(difference.info.filter, stars),
         "limiting_magnitude": difference.limiting_magnitude,
         "masked_fraction": difference.masked_fraction,
     }
@@ -81,20 +84,22 @@ def calibrate(
     as_json: JsonOption = False,
 ) -> None:
     """Background, sources, PSF, WCS and zero point of one image: tables, solved header and a summary."""
+    from seechange_assets.instruments.base import get_instrument
     from seechange_assets.instruments.generic import read_image
     from seechange_assets.science.background import level_map, rms_map
     from seechange_assets.science.subtract_pair import calibrate as calibrate_image
 
     with busy("calibrating"):
         raw = read_image(image, mask=mask, weight=weight, extension=_extension(extension))
-        result = calibrate_image(raw, _catalog(catalog, raw))
+        stars = _catalog(catalog, raw)
+        result = calibrate_image(raw, stars, gaia_magnitude=get_instrument("generic").gaia_magnitude)
     out.mkdir(parents=True, exist_ok=True)
     _write_image(out / "background.fits", level_map(result.background), result.wcs.header)
     _write_image(out / "background_rms.fits", rms_map(result.background), result.wcs.header)
     _source_table(result).write(out / "sources.fits", overwrite=True)
     _write_image(out / "psf.fits", result.psf.coefficients, "")
     (out / "solved.hdr").write_text(result.wcs.header + "\n")
-    _finish(out, _calibration_summary(result), as_json)
+    _finish(out, _calibration_summary(result) | {"zp_system": _zp_system(raw.info.filter, stars)}, as_json)
 
 
 def _calibration_summary(result: Any) -> dict[str, Any]:
@@ -163,6 +168,15 @@ def _catalog(location: str | None, raw: Any) -> "SkyCatalog | None":
     return open_sky_catalog(location).cone(*catalog_cone(raw.info, raw.data.shape, 60.0))
 
 
+def _zp_system(filter_name: str, stars: "SkyCatalog | None") -> str:
+    """What magnitudes with the zero point mean: without a colour transform of the filter they are Gaia's G."""
+    from seechange_assets.instruments.base import get_instrument
+
+    if stars is None:
+        return "none"
+    return "AB" if filter_name in get_instrument("generic").gaia_colors else "Gaia G"
+
+
 def _extension(value: str | None) -> str | int | None:
     return int(value) if value is not None and value.isdigit() else value
 
@@ -172,8 +186,12 @@ def _write_image(path: Path, data: "np.ndarray", wcs_header: str) -> None:
 
     from seechange_assets.products import header_from_text
 
-    header = header_from_text(wcs_header) if wcs_header else None
-    fits.PrimaryHDU(data, header).writeto(path, overwrite=True)
+    hdu = fits.PrimaryHDU(data)
+    if wcs_header:
+        # A solved header tells the size of the image, which is the file's own affair.
+        cards = [card for card in header_from_text(wcs_header).cards if not card.keyword.startswith("NAXIS")]
+        hdu.header.extend(cards, update=True)
+    hdu.writeto(path, overwrite=True)
 
 
 def _finish(out: Path, summary: dict[str, Any], as_json: bool) -> None:

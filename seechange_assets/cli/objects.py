@@ -32,13 +32,10 @@ def objects(
 def lightcurve(name: Annotated[str, typer.Argument(help="Name of an object.")], as_json: JsonOption = False) -> None:
     """Detections and forced photometry of an object in order of time [nJy]."""
     from seechange_assets.cli.session import open_session
-    from seechange_assets.errors import ProductNotFound
     from sql.objects import light_curve
 
     with open_session(settings()).store.database.session() as session:
         rows = light_curve(session, name)
-    if rows is None:
-        raise ProductNotFound(f"there is no object {name!r:.90}; `seechange objects` finds them by position")
     _show(rows, as_json, f"{name} has no photometry")
 
 

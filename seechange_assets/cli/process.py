@@ -52,7 +52,7 @@ def chain(recipes: Any, through: str) -> list[str]:
     from seechange_assets.errors import ParameterError
     from seechange_assets.parameters import unknown_name
 
-    apart = {"exposure", "master_bias", "master_flat", "reference"}
+    apart = {"exposure", "reference", *(name for name in recipes if name.startswith("master_"))}
     names = [name for name in recipes if name not in apart]
     if through not in names:
         raise ParameterError(unknown_name(through, names, "--through"))

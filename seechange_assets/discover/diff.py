@@ -15,6 +15,7 @@ class DiffParameters(Parameters):
     """How a reference is subtracted; every field is an argument of `science.difference.subtract`."""
 
     process: ClassVar[str] = "diff"
+    algorithm_version: ClassVar[str] = "3"
     method: Literal["zogy", "direct"] = Field(
         "zogy", description="zogy: proper image subtraction; direct: plain difference, for comparison."
     )

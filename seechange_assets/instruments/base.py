@@ -62,8 +62,10 @@ class Instrument(ABC):
     ccd_shape: ClassVar[tuple[int, int]] = (0, 0)
     pixel_scale_arcsec: ClassVar[float] = float("nan")
     filters: ClassVar[tuple[str, ...]] = ()
-    #: Steps `science.detrend` applies to this instrument's raw frames, in order.
-    steps: ClassVar[tuple[str, ...]] = ("overscan", "bias", "linearity", "flat")
+    #: Calibration steps that are left out in a filter, whatever is wanted; parameters go before.
+    skip_by_filter: ClassVar[dict[str, tuple[str, ...]]] = {}
+    #: Whether each CCD has its own filter for ever, so that one night's flats are of one filter per CCD.
+    filter_by_ccd: ClassVar[bool] = False
     #: Colour transform from Gaia: filter -> polynomial c_i with
     #: m_filter = G - sum c_i (BP-RP)^i; see `gaia_magnitude`.
     gaia_colors: ClassVar[dict[str, tuple[float, ...]]] = {}

@@ -2,7 +2,8 @@
 
 Two kinds of file are read: raw exposures (two amplifiers per extension, with sections in the header) and
 products of the community pipeline (Valdes, Gruendl & DES Project 2014, ASPC 485, 379), where the mask and the
-weight lie beside the image: ``*_ooi_*`` with ``*_ood_*`` and ``*_oow_*``.
+weight lie beside the image: ``*_ooi_*`` with ``*_ood_*`` and ``*_oow_*``. Without them such an image is refused:
+its bad pixels would pass for good ones.
 """
 
 import math
@@ -44,7 +45,7 @@ MASK_CODES = {
     8: Flag.STREAK,
 }  # fmt: skip
 MASK_BITS = {1: Flag.BAD, 2: Flag.SATURATED, 4: Flag.INTERPOLATED, 16: Flag.COSMIC_RAY, 64: Flag.BLEED, 128: Flag.BAD}
-ALL_STEPS = ("overscan", "bias", "linearity", "flat")
+ALL_STEPS = ("overscan", "bias", "linearity", "dark", "flat", "fringe", "illumination")
 
 
 class DECam(Instrument):
@@ -57,6 +58,8 @@ class DECam(Instrument):
     pixel_scale_arcsec = 0.263
     filters = ("g", "r", "i", "z", "Y", "u", "VR")
     gaia_colors: ClassVar[dict[str, tuple[float, ...]]] = GAIA_COLORS
+    #: Fringes are seen in z and Y alone.
+    skip_by_filter: ClassVar[dict[str, tuple[str, ...]]] = dict.fromkeys(("u", "g", "r", "i", "VR"), ("fringe",))
 
     raw_shape: ClassVar[tuple[int, int]] = (4146, 2160)
     #: Where a header does not say: gain [e-/ADU], read noise [e-], saturation [ADU].
@@ -79,6 +82,8 @@ class DECam(Instrument):
                 raise BadExposure(
                     f"{path}: a mask or weight (PRODTYPE {product[:20]!r}): give the image they belong to"
                 )
+            if _is_calibrated(hdus):
+                _companions(path)
             kind = primary.kind("OBSTYPE")
             mjd = primary.start_mjd()
             ra_deg = dec_deg = math.nan
@@ -87,12 +92,12 @@ class DECam(Instrument):
             name = primary.filter_name(self.filters) if kind in ("science", "flat") else self.filters[0]
             return ExposureInfo(
                 key=exposure_key(self.name, mjd), instrument=self.name, kind=kind, night=night_of(mjd), mjd=mjd,
-                exptime_s=primary.exptime_s(), ra_deg=ra_deg, dec_deg=dec_deg,
+                exptime_s=primary.exptime_s(kind), ra_deg=ra_deg, dec_deg=dec_deg,
                 airmass=primary.number("AIRMASS", low=0.9, high=40.0, default=math.nan),
                 target=clean_text(primary.text("OBJECT", default="")),
                 project=clean_text(primary.text("PROPID", default="")),
                 field=field_name(primary.text("FIELD", default=""), ra_deg, dec_deg),
-                filters=dict.fromkeys(self._present(path, hdus), name),
+                filters=dict.fromkeys(self._present(path, hdus), name), flat_type=primary.flat_type("OBSTYPE"),
             )  # fmt: skip
 
     def read_ccd(self, path: Path, ccd: str) -> RawCcd:
@@ -108,7 +113,7 @@ class DECam(Instrument):
         amplifiers = self._amplifiers(keywords, data.shape) if raw else ()
         flags = variance = None
         if not raw:
-            flags, variance = _companions(path, ccd, data.shape)
+            flags, variance = _mask_and_weight(path, ccd, data.shape)
         info = self._info(exposure, ccd, keywords, amplifiers, guess)
         return RawCcd(info, data, amplifiers, flags, variance)
 
@@ -204,19 +209,27 @@ def _is_calibrated(hdus: "HDUList") -> bool:
     return str(hdus[0].header.get("PROCTYPE", "")).strip().lower() not in ("", "raw")
 
 
-def _companions(path: Path, ccd: str, shape: tuple[int, ...]) -> tuple[FlagImage | None, FloatImage | None]:
-    """Flags and variance from the mask and weight files beside an image file (None where there is none)."""
-    flags = variance = None
-    mask_path, weight_path = (path.with_name(path.name.replace("_ooi_", part)) for part in ("_ood_", "_oow_"))
-    if "_ooi_" in path.name and mask_path.exists():
-        with open_fits(mask_path) as hdus:
-            mask = read_pixels(mask_path, hdus, ccd).astype(np.int64)
-            flags = pipeline_flags(_same_shape(mask, shape, mask_path), str(hdus[0].header.get("PLVER", "")))
-    if "_ooi_" in path.name and weight_path.exists():
-        with open_fits(weight_path) as hdus:
-            weight = _same_shape(read_pixels(weight_path, hdus, ccd), shape, weight_path)
-        with np.errstate(divide="ignore"):
-            variance = np.where(weight > 0, 1 / weight, np.inf).astype(np.float32)
+def _companions(path: Path) -> tuple[Path, Path]:
+    """The files of mask and weight beside a community-pipeline image."""
+    mask, weight = (path.with_name(path.name.replace("_ooi_", part)) for part in ("_ood_", "_oow_"))
+    if "_ooi_" not in path.name or not (mask.is_file() and weight.is_file()):
+        raise BadExposure(
+            f"{path}: a community-pipeline image without its mask and weight: they must lie beside it, named like it"
+            " with _ood_ and _oow_ for _ooi_"
+        )
+    return mask, weight
+
+
+def _mask_and_weight(path: Path, ccd: str, shape: tuple[int, ...]) -> tuple[FlagImage, FloatImage]:
+    """Flags and variance of a CCD of a community-pipeline image."""
+    mask_path, weight_path = _companions(path)
+    with open_fits(mask_path) as hdus:
+        mask = read_pixels(mask_path, hdus, ccd).astype(np.int64)
+        flags = pipeline_flags(_same_shape(mask, shape, mask_path), str(hdus[0].header.get("PLVER", "")))
+    with open_fits(weight_path) as hdus:
+        weight = _same_shape(read_pixels(weight_path, hdus, ccd), shape, weight_path)
+    with np.errstate(divide="ignore"):
+        variance = np.where(weight > 0, 1 / weight, np.inf).astype(np.float32)
     return flags, variance
 
 

@@ -60,7 +60,6 @@ class Generic(Instrument):
     telescope = "any"
     ccds = ("01",)
     filters = ("u", "g", "r", "i", "z", "Y", UNKNOWN_FILTER)
-    steps: ClassVar[tuple[str, ...]] = ()
     gaia_colors: ClassVar[dict[str, tuple[float, ...]]] = GAIA_COLORS
 
     def read_exposure(self, path: Path) -> ExposureInfo:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MJD_ZERO = datetime(1858, 11, 17, tzinfo=UTC)
 YEAR_RANGE = (1990, 2100)
-MAX_EXPTIME_S = 3600.0
+MIN_EXPTIME_S, MAX_EXPTIME_S = 0.001, 3600.0
 MAX_TEXT = 80
 
 #: Values of IMAGETYP or OBSTYPE (lower case) and the kind of exposure they mean.
@@ -33,7 +33,10 @@ KINDS = {
     "object": "science", "science": "science", "light": "science", "standard": "science",
     "bias": "bias", "zero": "bias", "dark": "dark",
     "flat": "flat", "dome flat": "flat", "domeflat": "flat", "sky flat": "flat", "skyflat": "flat", "twilight": "flat",
+    "twilight flat": "flat", "twiflat": "flat",
 }  # fmt: skip
+#: The type of flat that a kind of exposure names, by how it begins.
+FLAT_TYPES = {"dome": "dome", "sky": "sky", "twi": "twilight"}
 
 _MISSING: Any = object()
 
@@ -329,9 +332,10 @@ class Keywords:
         start = start.replace(tzinfo=UTC) if start.tzinfo is None else start
         return (start - MJD_ZERO) / timedelta(days=1)
 
-    def exptime_s(self) -> float:
-        """Exposure time, 0 to 3600 s."""
-        return self.number("EXPTIME", low=0.0, high=MAX_EXPTIME_S)
+    def exptime_s(self, kind: str) -> float:
+        """Exposure time of an exposure of this kind, at most 3600 s; only bias and dark frames may have none."""
+        low = 0.0 if kind in ("bias", "dark") else MIN_EXPTIME_S
+        return self.number("EXPTIME", low=low, high=MAX_EXPTIME_S)
 
     def kind(self, *names: str, default: str = _MISSING) -> str:
         """``science``, ``bias``, ``dark`` or ``flat``."""
@@ -340,6 +344,13 @@ class Keywords:
         if kind is None:
             raise self.refuse(names[0], f"is {text[:40]!r}, expected one of {', '.join(sorted(KINDS))}")
         return kind
+
+    def flat_type(self, *names: str) -> str:
+        """``dome``, ``twilight`` or ``sky`` where the kind of a flat says it, else empty."""
+        text = self.text(*names, default="").lower()
+        if KINDS.get(text) != "flat":
+            return ""
+        return next((kind for start, kind in FLAT_TYPES.items() if text.startswith(start)), "")
 
     def filter_name(self, known: Sequence[str], *, default: str = _MISSING) -> str:
         """One of the instrument's filters; only the first word counts (``r DECam SDSS c0002``)."""

@@ -47,6 +47,9 @@ class Ls4(Instrument):
     ccd_shape = (4096, 2048)
     pixel_scale_arcsec = 1.0
     filters = ("g", "r", "i", "z")
+    #: Red light alone interferes in the silicon; there is one filter in front of each CCD.
+    skip_by_filter: ClassVar[dict[str, tuple[str, ...]]] = {"g": ("fringe",), "r": ("fringe",)}
+    filter_by_ccd = True
     #: The filters resemble DECam's.
     gaia_colors: ClassVar[dict[str, tuple[float, ...]]] = GAIA_COLORS
 
@@ -124,7 +127,7 @@ class Ls4(Instrument):
             check_complete(path)
             primary = Keywords(path, "primary header", hdus[0].header)
             kind = primary.kind("IMAGETYP", "OBSTYPE")
-            mjd, exptime_s = primary.start_mjd(), primary.exptime_s()
+            mjd, exptime_s = primary.start_mjd(), primary.exptime_s(kind)
             ra_deg, dec_deg = _pointing(primary, kind)
             filters = {ccd: self._filter(path, hdus, ccd, kind) for ccd in self._present(path, hdus)}
             return ExposureInfo(
@@ -134,7 +137,7 @@ class Ls4(Instrument):
                 target=clean_text(primary.text("OBJECT", default="")),
                 project=clean_text(primary.text("PROJECT", "PROPID", default="")),
                 field=field_name(primary.text("FIELD", default=""), ra_deg, dec_deg),
-                filters=filters,
+                filters=filters, flat_type=primary.flat_type("IMAGETYP", "OBSTYPE"),
             )  # fmt: skip
 
     def read_ccd(self, path: Path, ccd: str) -> RawCcd:

@@ -104,12 +104,15 @@ def build_alerts(
         }
         for (source, target), packet in zip(content["sources"], packets, strict=True)
     ]  # fmt: skip
+    sizes = {row["alert_id"]: len(row["packet"]) for row in rows}
     if enabled:
-        from sql.alerts import commit_alerts
+        from sql.alerts import commit_alerts, packet_sizes
 
         with database.session() as session:
             commit_alerts(session, rows)
-    return Alerts(_table(rows), where)
+            # Those committed before may tell of a shorter history than the ones made now.
+            sizes |= packet_sizes(session, list(sizes))
+    return Alerts(_table(rows, sizes), where)
 
 
 def read_content(
@@ -168,14 +171,14 @@ def _stamps(sources: Sequence[Mapping[str, Any]], cutouts: Cutouts, wcs: Wcs) ->
     return stamps
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> "Table":
+def _table(rows: Sequence[Mapping[str, Any]], sizes: Mapping[uuid.UUID, int]) -> "Table":
     from astropy.table import Table
 
     return Table({
         "alert_id": np.array([str(row["alert_id"]) for row in rows], "U36"),
         "measurement_id": np.array([str(row["measurement_id"]) for row in rows], "U36"),
         "object_name": np.array([row["key"] for row in rows], "U80"),
-        "n_bytes": np.array([len(row["packet"]) for row in rows], np.int64),
+        "n_bytes": np.array([sizes[row["alert_id"]] for row in rows], np.int64),
     })  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from seechange_assets.provenance import Recipes
 
 if TYPE_CHECKING:
     from astropy.table import Table
+    from sqlalchemy import Row
     from sqlalchemy.orm import Session
 
     from resources.database import Database
@@ -30,6 +31,7 @@ class AssociationParameters(Parameters):
     """Which measurements are kept, and how they find their objects."""
 
     process: ClassVar[str] = "associations"
+    algorithm_version: ClassVar[str] = "2"
     radius_arcsec: float = Field(2.0, gt=0, le=60, description="Farthest object that is the same one [arcsec].")
     min_score: float | None = Field(
         None, ge=0, le=1, description="Lowest real/bogus score kept; empty takes the cut of the scoring algorithm."
@@ -86,7 +88,7 @@ def associate_measurements(
     rows = measurement_rows(info, measurements, scores, provenance_id)
     is_kept = kept(measurements, scores, min_score)
     with database.session() as session:
-        return associate(session, rows, is_kept, mjd=info.mjd_mid, is_test=is_test, **parameters)
+        return associate(session, info, rows, is_kept, provenance_id=provenance_id, is_test=is_test, **parameters)
 
 
 def kept(measurements: Measurements, scores: Scores, min_score: float | None = None) -> NDArray[np.bool_]:
@@ -100,10 +102,11 @@ def kept(measurements: Measurements, scores: Scores, min_score: float | None = N
 
 def associate(
     session: "Session",
+    info: ImageInfo,
     rows: Sequence[dict[str, Any]],
     is_kept: NDArray[np.bool_],
     *,
-    mjd: float,
+    provenance_id: str,
     radius_arcsec: float = 2.0,
     max_new_objects: int = 1000,
     name_format: str = "SC{year}{letters}",
@@ -112,76 +115,68 @@ def associate(
 ) -> Associations:
     """Link rows to the nearest objects and create what is missing, inside the caller's transaction.
 
-    Rows that are in the database already, unchanged, keep their objects. The locks of the sky
-    around the new rows are held to the end of the transaction, so no two batches, and no two
-    rows of one, create objects within the radius of each other.
+    Rows that are in the database already keep their objects. Stored rows that are not among `rows` were
+    measured on a difference that has been made again since: they are deleted, and with them the objects that have
+    no other measurement and that no alert has named. The locks of the sky around the new rows and those objects
+    are held to the end of the transaction, so no two batches, and no two rows of one, create objects within
+    the radius of each other.
 
     Parameters
     ----------
+    info : ImageInfo
+        Of the difference; the year of the exposure stands in the names of new objects.
     rows : sequence of dict
-        Columns of `MeasurementRow`, all of one CCD and provenance.
+        Columns of `MeasurementRow`, all of this CCD and provenance.
     is_kept : ndarray of bool
         Rows to link; the others are only stored.
-    mjd : float
-        Of the exposure: its year stands in the names of new objects.
     """
     from sql import objects as sky
+    from sql.alerts import forget_undetected
 
-    stored = _stored_objects(session, rows)
+    stored = sky.stored_measurements(session, info.exposure, info.ccd, provenance_id)
+    outdated = stored.keys() - {row["id"] for row in rows}
+    left = {linked for key in outdated if (linked := stored[key]) is not None}
     is_new_row = np.array([row["id"] not in stored for row in rows], bool)
     flux = np.array([row["flux_psf"] for row in rows], float)
     todo = np.flatnonzero(is_new_row & is_kept & (link_negative | (flux > 0)))
     # Brightest first: it gives a group of detections its object and position.
     todo = todo[np.argsort([-abs(rows[i]["snr"] or 0.0) for i in todo.tolist()], kind="stable")]
     links: dict[int, uuid.UUID] = {}
-    if len(todo):
-        links = _link(session, rows, todo, radius_arcsec, mjd, name_format, max_new_objects, is_test)
+    if len(todo) or left:
+        known = _known_objects(session, [rows[i] for i in todo.tolist()], left, radius_arcsec, is_test)
+        links = _link(session, rows, todo, known, radius_arcsec, info.mjd_mid, name_format, max_new_objects, is_test)
+    sky.delete_measurements(session, sorted(outdated))
     sky.insert_measurements(session, [row | {"object_id": links.get(i)} for i, row in enumerate(rows) if is_new_row[i]])
-    sky.refresh_objects(session, sorted(set(links.values())))
+    sky.refresh_objects(session, sorted(left | set(links.values())))
+    forget_undetected(session, sorted(left))
     links |= {i: linked for i, row in enumerate(rows) if (linked := stored.get(row["id"])) is not None}
     return Associations(_table(session, rows, links))
 
 
-def _stored_objects(session: "Session", rows: Sequence[dict[str, Any]]) -> dict[uuid.UUID, uuid.UUID | None]:
-    """Measurements of this partition that are stored unchanged, and their objects.
-
-    What differs (the difference was made again, from another reference) is deleted: it is
-    written and linked anew.
-    """
+def _known_objects(
+    session: "Session", rows: Sequence[dict[str, Any]], left: set[uuid.UUID], radius_arcsec: float, is_test: bool
+) -> "list[Row[Any]]":
+    """Objects around the rows; their cells and those of the objects in `left` are locked first, all at once."""
     import sqlalchemy as sa
 
-    from sql.objects import MeasurementRow as M
+    from sql import objects as sky
 
-    if not rows:
-        return {}
-    first = rows[0]
-    same = ("ra", "dec", "flux_psf", "score", "is_bad")
-    here = (M.exposure == first["exposure"], M.ccd == first["ccd"], M.provenance_id == first["provenance_id"])
-    found = session.execute(sa.select(M.id, M.object_id, *(getattr(M, name) for name in same)).where(*here))
-    given = {row["id"]: tuple(row[name] for name in same) for row in rows}
-    stored, changed = {}, []
-    for key, linked, *values in found:
-        if given.get(key) == tuple(values):
-            stored[key] = linked
-        else:
-            changed.append(key)
-    if changed:
-        session.execute(sa.delete(M).where(M.id.in_(changed)))
-    return stored
+    query = sa.select(sky.ObjectRow.ra, sky.ObjectRow.dec).where(sky.ObjectRow.id.in_(left))
+    places = [(row["ra"], row["dec"]) for row in rows] + [(o.ra, o.dec) for o in session.execute(query)]
+    ra, dec = np.array(places, float).T
+    cells, order = sky.neighbourhood(ra, dec, radius_arcsec / 3600.0)
+    sky.lock_sky(session, cells, order)
+    return sky.objects_in_cells(session, cells, order, is_test=is_test)
 
 
 def _link(
-    session: "Session", rows: Sequence[dict[str, Any]], todo: NDArray[np.intp], radius_arcsec: float,
-    mjd: float, name_format: str, max_new_objects: int, is_test: bool,
+    session: "Session", rows: Sequence[dict[str, Any]], todo: NDArray[np.intp], known: "list[Row[Any]]",
+    radius_arcsec: float, mjd: float, name_format: str, max_new_objects: int, is_test: bool,
 ) -> dict[int, uuid.UUID]:  # fmt: skip
-    """Object of each row in `todo` that has one; missing objects are created under the locks."""
+    """Object of each row in `todo` that has one; missing objects are created."""
     from seechange_assets.science.association import leaders, match_nearest
-    from sql import objects as sky
 
     ra, dec = (np.array([rows[i][name] for i in todo], float) for name in ("ra", "dec"))
-    cells, order = sky.neighbourhood(ra, dec, radius_arcsec / 3600.0)
-    sky.lock_sky(session, cells, order)
-    known = sky.objects_in_cells(session, cells, order, is_test=is_test)
     nearest, _ = match_nearest(
         ra, dec, np.array([o.ra for o in known], float), np.array([o.dec for o in known], float), radius_arcsec
     )
@@ -305,7 +300,6 @@ def measurement_rows(
     rows = []
     for i in range(len(table)):
         row = common | {name: columns[name][i] if name in columns else None for name in _COPIED}
-        row["id"] = measurement_id(provenance_id, info.exposure, info.ccd, columns["detection"][i])
         row |= {name: columns[name][i] for name in ("detection", "is_bad", "bad_reasons")}
         is_placed = row["ra"] is not None and row["dec"] is not None
         row |= {"score": score[i], "healpix": healpix_of(row["ra"], row["dec"]) if is_placed else None}
@@ -313,7 +307,7 @@ def measurement_rows(
         row["flux_aper_njy"] = _scaled(_first(columns.get("flux_aper"), i), to_njy)
         row["flux_aper_njy_err"] = _scaled(_first(columns.get("flux_aper_err"), i), to_njy)
         row["diagnostics"] = {name: columns[name][i] for name in diagnostics}
-        rows.append(row)
+        rows.append(row | {"id": measurement_id(row)})
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Flux at every known object in the footprint."""
+"""Flux at every object in the footprint that was known by then."""
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,6 +20,7 @@ class ForcedPhotometryParameters(Parameters):
     """How the flux at a known position is fitted."""
 
     process: ClassVar[str] = "forced_photometry"
+    algorithm_version: ClassVar[str] = "2"
     stamp_fwhms: float = Field(2.5, ge=1, le=6, description="Half side of the fitted stamp [FWHM].")
     max_masked_fraction: float = Field(
         0.3, ge=0, lt=1, description="No flux where a larger part of the PSF falls on flagged pixels."
@@ -29,9 +30,11 @@ class ForcedPhotometryParameters(Parameters):
 def force_at_objects(
     database: "Database", difference: Difference, *, provenance_id: str, is_test: bool = False, **parameters: Any
 ) -> ForcedPhotometry:
-    """Forced photometry of one difference at all objects on it, written to the database.
+    """Forced photometry of one difference at the objects on it, written to the database.
 
-    Objects marked bad are left out. The measurement itself runs between two short transactions.
+    Those are the objects first detected by the middle of the exposure, at their first positions: neither changes
+    with what later exposures find, so a rerun after them gives the same table. Objects marked bad are left out.
+    The measurement itself runs between two short transactions.
 
     Raises
     ------
@@ -46,7 +49,7 @@ def force_at_objects(
 
 
 def objects_on(database: "Database", difference: Difference, *, is_test: bool = False) -> "Table":
-    """Objects on (and some just around) a difference, at their mean positions."""
+    """Objects first detected by then on (and some just around) a difference, at their first positions."""
     from astropy.table import Table
 
     from sql.objects import objects_in_footprint
@@ -55,12 +58,12 @@ def objects_on(database: "Database", difference: Difference, *, is_test: bool = 
     _, _, (ra, dec) = polygon_of(difference.wcs.astropy(), difference.data.shape)
     with database.session() as session:
         found = objects_in_footprint(session, {"ra": ra, "dec": dec}, is_test=is_test)
-    good = [o for o in found if not o.is_bad]
+    good = [o for o in found if not o.is_bad and o.first_mjd <= difference.info.mjd_mid]
     return Table({
         "object_id": np.array([str(o.id) for o in good], "U36"),
         "object_name": np.array([o.name for o in good], "U80"),
-        "ra": np.array([o.mean_ra for o in good], float),
-        "dec": np.array([o.mean_dec for o in good], float),
+        "ra": np.array([o.ra for o in good], float),
+        "dec": np.array([o.dec for o in good], float),
     })  # fmt: skip
 
 
@@ -100,5 +103,5 @@ def forced_photometry(
     recipes: dg.ResourceParam[Recipes],
     database: dg.ResourceParam[Any],
 ) -> ForcedPhotometry:
-    """PSF flux at every object in the footprint."""
+    """PSF flux at every object in the footprint that was known by then."""
     return force_at_objects(database, diff, provenance_id=recipes["forced_photometry"].id, **parameters.arguments())

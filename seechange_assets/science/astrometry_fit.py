@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from seechange_assets.errors import AstrometryError
 from seechange_assets.products import ImageInfo
-from seechange_assets.science.pattern_match import PatternMatch, match_pattern
+from seechange_assets.science.pattern_match import PatternMatch, log10_poisson_tail, match_pattern
 from seechange_assets.science.sip import monomials
 from seechange_assets.science.tangent_plane import FloatArray, TangentPlane, sky_position, unit_vectors
 
@@ -140,15 +140,12 @@ def _log10_chance(fit: AstrometricFit, n_sources: int, field: CatalogField, sear
     By chance ``n_sources * density * pi r^2`` pairs fall within the clipping radius r; every term
     of the polynomial can make one more star agree.
     """
-    from scipy.stats import poisson
-
     ny, nx = search.shape
     density = max(field.n_inside, 1) / (nx * ny * search.pixel_scale**2)
     radius = search.clip_sigma * max(fit.scatter, search.error_floor)
     expected = n_sources * density * np.pi * radius**2
     n_free = fit.coefficients.shape[0]
-    log_chance = poisson.logsf(int(fit.used.sum()) - n_free - 1, expected)
-    return float(log_chance / np.log(10.0) + _LOG10_TRIALS)
+    return log10_poisson_tail(int(fit.used.sum()) - n_free, expected) + _LOG10_TRIALS
 
 
 def _vote(points: FloatArray, catalog: FloatArray, search: Search, bin_size: float) -> PatternMatch | None:

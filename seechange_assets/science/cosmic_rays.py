@@ -29,9 +29,9 @@ SEEING_SIGMA = 25.0
 MAX_ITERATIONS = 12
 #: Noise of the fine-structure image, in units of the noise of a pixel (measured on white noise, 1.5 sigma).
 FINE_STRUCTURE_NOISE = 0.8
-#: A group is a star if its peak falls off, in every direction, no faster than a star's, with this margin (for
-#: ellipticity); peaks fainter than so many sigma cannot tell.
-STAR_SHAPE_MARGIN, SPARED_SIGMA = 1.1, 8.0
+#: A group holds a star if its peak falls off, in every direction, no faster than a star's, with this margin (for
+#: ellipticity) and so many sigma for noise; peaks fainter than `SPARED_SIGMA` cannot tell. The star is that wide.
+STAR_SHAPE_MARGIN, STAR_SHAPE_SIGMA, SPARED_SIGMA, STAR_RADIUS_FWHM = 1.1, 2.0, 8.0, 1.25
 #: Places in the array of `star_limits`.
 LIMIT_PEAKED, LIMIT_CONTRAST, LIMIT_AXIS = 0, 1, 2
 
@@ -77,7 +77,8 @@ def find_cosmic_rays(
     sky, rms = _sky(work, flags, gain, read_noise)
     found = np.zeros(data.shape, np.uint8)
     candidates = _laplacian_peaks(work, blocked, np.float32(2 * rms * sigma))
-    limits = star_limits(_seeing(work, blocked, candidates, sky, rms))
+    fwhm_px = _seeing(work, blocked, candidates, sky, rms)
+    limits = star_limits(fwhm_px)
     limits[LIMIT_CONTRAST] *= contrast_margin
     limits[LIMIT_AXIS:] /= contrast_margin
     for _ in range(MAX_ITERATIONS):
@@ -90,7 +91,8 @@ def find_cosmic_rays(
         # What is left of a thick track shows its edges once the brightest pixels are gone.
         _replace(work, new, (blocked | found))
         candidates = np.unique(_around(new, found, blocked, 2))
-    _spare_stars(data, blocked, found, sky, rms, gain, limits[LIMIT_AXIS:] * contrast_margin / STAR_SHAPE_MARGIN)
+    shape = limits[LIMIT_AXIS:] * contrast_margin / STAR_SHAPE_MARGIN
+    _spare_stars(data, blocked, found, sky, rms, gain, shape, int(np.ceil(STAR_RADIUS_FWHM * fwhm_px)))
     return found.view(bool)
 
 
@@ -101,8 +103,10 @@ def _sky(work: FloatImage, flags: FlagImage, gain: float, read_noise: float) -> 
     values = sample[good] if good.any() else sample.ravel()
     sky = float(np.median(values))
     # Differences of neighbours do not see gradients.
-    rows = work[::step]
-    difference = rows[:, 1:] - rows[:, :-1]
+    rows, unflagged = work[::step], flags[::step] == 0
+    difference = (rows[:, 1:] - rows[:, :-1])[unflagged[:, 1:] & unflagged[:, :-1]]
+    if difference.size == 0:
+        return sky, max(read_noise / gain, 1e-6)
     rms = float(1.4826 * np.median(np.abs(difference - np.median(difference)))) / np.sqrt(2)
     return sky, max(rms, read_noise / gain, 1e-6)
 
@@ -223,43 +227,53 @@ def _grow(image, blocked, found, hits, sky, rms, gain, sigma, limits, margin):  
 
 
 @njit(cache=True)
-def _spare_stars(image, blocked, found, sky, rms, gain, fall):  # type: ignore[no-untyped-def]
-    """Take back, in place, the groups of found pixels whose brightest one is the peak of a star.
+def _spare_stars(image, blocked, found, sky, rms, gain, fall, radius):  # type: ignore[no-untyped-def]
+    """Take back, in place, the found pixels around the brightest one of a group, if that is the peak of a star.
 
     A hit on the slope of a bright star is replaced by a lower value, which then makes the core look sharp,
     until the whole star is eaten; the untouched image still shows the star.
     """
-    ny, nx = image.shape
-    stack = np.empty(64, np.int64)
+    nx = image.shape[1]
     for start in np.flatnonzero(found):
         if found.flat[start] != 1:
             continue
-        n, done, peak = 1, 0, start
-        stack[0] = start
-        found.flat[start] = 2
-        while done < n:
-            y0, x0 = stack[done] // nx, stack[done] % nx
-            done += 1
-            if image[y0, x0] > image[peak // nx, peak % nx]:
-                peak = y0 * nx + x0
-            for y in range(max(y0 - 1, 0), min(y0 + 2, ny)):
-                for x in range(max(x0 - 1, 0), min(x0 + 2, nx)):
-                    if found[y, x] == 1:
-                        found[y, x] = 2
-                        if n == len(stack):
-                            stack = np.concatenate((stack, np.empty(n, np.int64)))
-                        stack[n] = y * nx + x
-                        n += 1
+        stack, peak = _group(image, found, start)
         if _is_star_peak(image, blocked, peak // nx, peak % nx, sky, rms, gain, fall):
-            for i in range(n):
-                found[stack[i] // nx, stack[i] % nx] = 0
+            for index in stack:
+                y, x = index // nx, index % nx
+                if abs(y - peak // nx) <= radius and abs(x - peak % nx) <= radius:
+                    found[y, x] = 0
     for index in np.flatnonzero(found):
         found.flat[index] = 1
 
 
 @njit(cache=True)
+def _group(image, found, start):  # type: ignore[no-untyped-def]
+    """Flat indices of the found pixels connected to one of them, and the brightest; marks them 2."""
+    ny, nx = image.shape
+    stack = np.empty(64, np.int64)
+    n, done, peak = 1, 0, start
+    stack[0] = start
+    found.flat[start] = 2
+    while done < n:
+        y0, x0 = stack[done] // nx, stack[done] % nx
+        done += 1
+        if image[y0, x0] > image[peak // nx, peak % nx]:
+            peak = y0 * nx + x0
+        for y in range(max(y0 - 1, 0), min(y0 + 2, ny)):
+            for x in range(max(x0 - 1, 0), min(x0 + 2, nx)):
+                if found[y, x] == 1:
+                    found[y, x] = 2
+                    if n == len(stack):
+                        stack = np.concatenate((stack, np.empty(n, np.int64)))
+                    stack[n] = y * nx + x
+                    n += 1
+    return stack[:n].copy(), peak
+
+
+@njit(cache=True)
 def _is_star_peak(image, blocked, y, x, sky, rms, gain, fall):  # type: ignore[no-untyped-def]
-    """Whether a local maximum has opposite neighbours as bright, within one sigma, as a star's in all directions."""
+    """Whether a local maximum has opposite neighbours as bright, within noise, as a star's in all directions."""
     ny, nx = image.shape
     p = image[y, x] - sky
     if y < 1 or x < 1 or y >= ny - 1 or x >= nx - 1 or p < SPARED_SIGMA * rms:
@@ -270,7 +284,7 @@ def _is_star_peak(image, blocked, y, x, sky, rms, gain, fall):  # type: ignore[n
             return False
         pair = (one + other) / 2 - sky
         noise = np.sqrt(0.5 * (rms**2 + max(pair, 0.0) / gain) + fall[kind] ** 2 * (rms**2 + p / gain))
-        if pair < fall[kind] * p - noise:
+        if pair < fall[kind] * p - STAR_SHAPE_SIGMA * noise:
             return False
     return True
 

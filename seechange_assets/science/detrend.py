@@ -1,6 +1,6 @@
-"""From raw numbers to a calibrated image: overscan, bias, linearity, gain, flat, flags, cosmic rays."""
+"""From raw numbers to a calibrated image: every step of the camera's calibration, flags, cosmic rays, trails."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -8,31 +8,45 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from seechange_assets.errors import BadPixels, MasterNotFound
+from seechange_assets.errors import BadPixels, MasterNotFound, ParameterError
 from seechange_assets.products import Flag, FlagImage, FloatImage, Image, ImageInfo, Master
 from seechange_assets.science.cosmic_rays import find_cosmic_rays
+from seechange_assets.science.fringe import subtract_fringes
+from seechange_assets.science.readout import (
+    amplifier_signal,
+    ccd_shape,
+    check_pixels,
+    linearize,
+    overscan_level,
+    where,
+)
+from seechange_assets.science.trails import find_trails
 
 if TYPE_CHECKING:
-    from seechange_assets.instruments.base import Amplifier, RawCcd
+    from seechange_assets.instruments.base import RawCcd
 
+#: Every step, in the order in which they are applied, and those wanted unless configured otherwise.
+ALL_STEPS = ("overscan", "bias", "linearity", "dark", "flat", "fringe", "illumination")
 STEPS = ("overscan", "bias", "linearity", "flat")
-#: Rows over which the overscan level is smoothed where its rows do not differ by more than their noise.
-OVERSCAN_ROWS = 31
+#: Steps that need a master frame of the same name.
+MASTER_STEPS = ("bias", "dark", "flat", "fringe", "illumination")
 #: A flat below this is no response at all.
 MIN_FLAT = 0.1
 
 
 def detrend(
     raw: "RawCcd",
-    bias: Master | None,
-    flat: Master | None,
+    masters: Mapping[str, Master],
     bad_pixels: FlagImage,
     *,
     steps: Sequence[str] = STEPS,
+    skip_by_filter: Mapping[str, Sequence[str]] | None = None,
     cosmic_rays: bool = True,
     cosmic_ray_sigma: float = 5.0,
     cosmic_ray_neighbor_fraction: float = 0.4,
     cosmic_ray_contrast_margin: float = 1.4,
+    trails: bool = True,
+    trail_min_length_px: int = 400,
     bleed_length_px: int = 8,
     max_saturated_fraction: float = 0.5,
 ) -> Image:
@@ -40,21 +54,26 @@ def detrend(
 
     In this order: saturated pixels and bleed trails from the raw numbers; per amplifier the row-wise
     overscan level and the trim; bias; linearity, ``true = m (1 + c m)`` with the amplifier's c; gain
-    equalisation to the mean gain of the CCD; flat; known bad pixels; NaN; cosmic rays. Steps that
-    `raw` has behind it (``info.steps_done``) are skipped; a frame without amplifiers is taken as trimmed and equalised.
+    equalisation to the mean gain of the CCD; dark, scaled by the exposure time; flat; fringes, scaled by a fit to
+    the sky; illumination; known bad pixels; NaN; cosmic rays; satellite trails. Steps that `raw` has behind it
+    (``info.steps_done``) are left out; a frame without amplifiers is taken as trimmed and equalised.
 
     Parameters
     ----------
     raw : RawCcd
         Pixels as read.
-    bias, flat : Master or None
-        Needed when the step of that name is still to be done.
+    masters : mapping of kind to Master
+        One for each step to be applied that needs one; see `kinds_of_masters`.
     bad_pixels : ndarray of uint16, shape of the CCD
         Standing `Flag` bits.
     steps : sequence of str
-        Wanted steps among overscan, bias, linearity, flat.
+        Wanted steps, some of `ALL_STEPS`.
+    skip_by_filter : mapping of filter to steps, optional
+        Wanted steps that are left out in a filter (fringes in the blue).
     cosmic_rays : bool
         Whether to look for cosmic rays, with the next three, see `find_cosmic_rays`.
+    trails : bool
+        Whether to look for satellite trails, at least `trail_min_length_px` long, see `find_trails`.
     bleed_length_px : int
         Saturated runs along a column longer than this are bleed trails; their surroundings are flagged BLEED.
     max_saturated_fraction : float
@@ -72,24 +91,25 @@ def detrend(
     MasterNotFound
         A step lacks its master.
     """
-    todo = tuple(step for step in steps if step not in raw.info.steps_done)
-    masters = _required_masters(raw.info, todo, bias, flat)
-    _check_pixels(raw)
-    data, saturated = _trimmed(raw, todo, masters.get("bias"))
+    plan = plan_steps(raw.info, steps, skip_by_filter)
+    used = _required_masters(raw.info, plan, masters)
+    todo = tuple(step for step, fate in plan.items() if fate == "applied")
+    check_pixels(raw)
+    data, saturated = _trimmed(raw, todo, used.get("bias"))
     fraction = float(saturated.mean())
     if fraction > max_saturated_fraction:
         raise BadPixels(
-            f"{_where(raw.info)}: {fraction:.0%} of the pixels are saturated: exposed in daylight or on the Moon?"
+            f"{where(raw.info)}: {fraction:.0%} of the pixels are saturated: exposed in daylight or on the Moon?"
         )
     flags = _initial_flags(raw, bad_pixels, saturated, data.shape, bleed_length_px)
-    for master in masters.values():
+    for master in used.values():
         _check_shape(raw.info, master, data.shape)
-        flags |= master.flags
-    if "flat" in masters:
-        _divide_by_flat(data, flags, masters["flat"].data)
+        if master.kind != "fringe":  # where the pattern is unknown the pixel is still good
+            flags |= master.flags
+    amplitude = _apply_masters(raw.info, data, flags, used)
     info = replace(
         raw.info, steps_done=tuple(dict.fromkeys((*raw.info.steps_done, *todo))),
-        saturation=_calibrated_saturation(raw, todo, masters.get("flat")),
+        saturation=_calibrated_saturation(raw, todo, used),
     )  # fmt: skip
     _fill_missing(raw.info, data, flags)
     if cosmic_rays:
@@ -98,84 +118,57 @@ def detrend(
             neighbor_fraction=cosmic_ray_neighbor_fraction, contrast_margin=cosmic_ray_contrast_margin,
         )  # fmt: skip
         flags[hit] |= np.uint16(Flag.COSMIC_RAY)
-    return Image(info, data, flags, {kind: master.calibration for kind, master in masters.items()})
+    if trails:
+        find_trails(data, flags, min_length_px=trail_min_length_px)
+    used_names = {kind: master.calibration for kind, master in used.items()}
+    return Image(info, data, flags, used_names, plan, amplitude)
 
 
-def overscan_level(strip: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The bias level of each row from its overscan pixels, shape ``(rows, columns)``.
+def plan_steps(
+    info: ImageInfo, steps: Sequence[str] = STEPS, skip_by_filter: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, str]:
+    """What becomes of each wanted step: ``applied``, ``upstream`` (the file has it behind it), ``skipped``.
 
-    A clipped mean per row, pulled to the running mean of `OVERSCAN_ROWS` rows: by a Wiener
-    factor, so that real row-to-row changes are followed and mere read noise is averaged.
+    Parameters
+    ----------
+    info : ImageInfo
+        Filter and steps done.
+    steps : sequence of str
+        Wanted steps, any order.
+    skip_by_filter : mapping of filter to steps, optional
+        Steps left out in a filter.
 
-    Returns
-    -------
-    ndarray of float32, shape ``(rows,)``, ADU
+    Raises
+    ------
+    ParameterError
+        For an unknown step.
     """
-    from scipy.ndimage import uniform_filter1d
-
-    middle = np.median(strip, axis=1)
-    residual = strip - middle[:, None]
-    scatter = 1.4826 * np.median(np.abs(residual)) + 1e-3
-    # The median of a few pixels is coarse, in integers more so; 4 sigma keeps all but cosmic rays and bleeding.
-    kept = np.abs(residual) < 4 * max(scatter, 0.5)
-    rows = np.where(kept, strip, 0).sum(axis=1) / np.maximum(kept.sum(axis=1), 1)
-    smooth = uniform_filter1d(rows, OVERSCAN_ROWS, mode="nearest")
-    expected = scatter**2 / strip.shape[1] * (1 - 1 / OVERSCAN_ROWS)
-    deviation = rows - smooth
-    observed = (1.4826 * np.median(np.abs(deviation - np.median(deviation)))) ** 2
-    follow = max(0.0, 1 - expected / observed) if observed > 0 else 0.0
-    # A row that jumps by far more than the rest is real (a read-out glitch): follow it in full.
-    outlier = np.abs(deviation) > 6 * np.sqrt(max(observed, expected))
-    level: NDArray[np.float32] = (smooth + np.where(outlier, 1.0, follow) * deviation).astype(np.float32)
-    return level
+    unknown = [step for step in steps if step not in ALL_STEPS]
+    if unknown:
+        raise ParameterError(f"image: unknown step {unknown[0]!r}: expected some of {', '.join(ALL_STEPS)}")
+    skipped = (skip_by_filter or {}).get(info.filter, ())
+    plan = {}
+    for step in ALL_STEPS:
+        if step in info.steps_done:
+            plan[step] = "upstream"
+        elif step in steps:
+            plan[step] = "skipped" if step in skipped else "applied"
+    return plan
 
 
-def amplifier_signal(
-    raw: "RawCcd", amplifier: "Amplifier", levels: NDArray[np.float32] | None, rows: slice = slice(None)
-) -> FloatImage:
-    """The pixels of one amplifier above its overscan level, for some rows of its section."""
-    section = raw.data[amplifier.raw_data][rows]
-    signal: FloatImage = section.astype(np.float32) if levels is None else section - levels[rows, None]
-    return signal
+def kinds_of_masters(plan: Mapping[str, str]) -> tuple[str, ...]:
+    """The kinds of master that the steps to be applied need."""
+    return tuple(step for step, fate in plan.items() if fate == "applied" and step in MASTER_STEPS)
 
 
-def linearize(adu: FloatImage, coefficient: float) -> None:
-    """Correct the response in place: ``true = m (1 + c m)`` with m the signal above bias [ADU]."""
-    if coefficient:
-        adu += np.float32(coefficient) * adu * adu
-
-
-def _where(info: ImageInfo) -> str:
-    return f"{info.exposure} CCD {info.ccd}"
-
-
-def _required_masters(
-    info: ImageInfo, todo: Sequence[str], bias: Master | None, flat: Master | None
-) -> dict[str, Master]:
-    given = {"bias": bias, "flat": flat}
-    needed = {}
-    for kind, master in given.items():
-        if kind in todo:
-            if master is None:
-                raise MasterNotFound(
-                    f"{_where(info)}: no master {kind} for MJD {info.mjd:.2f}, filter {info.filter}: ingest some"
-                )
-            needed[kind] = master
-    return needed
-
-
-def _check_pixels(raw: "RawCcd") -> None:
-    """Refuse frames that hold no information."""
-    sections = [amp.raw_data for amp in raw.amplifiers] or [(slice(None), slice(None))]
-    low, high = np.inf, -np.inf
-    for section in sections:
-        # fmin and fmax skip NaN, and are NaN only when nothing is finite.
-        part = raw.data[section]
-        low, high = min(low, float(np.fmin.reduce(part, axis=None))), max(high, float(np.fmax.reduce(part, axis=None)))
-    if not (np.isfinite(low) or np.isfinite(high)):
-        raise BadPixels(f"{_where(raw.info)}: no finite pixel: is the file empty?")
-    if low == high:
-        raise BadPixels(f"{_where(raw.info)}: every pixel is {low:g}: the CCD was not read out")
+def _required_masters(info: ImageInfo, plan: Mapping[str, str], masters: Mapping[str, Master]) -> dict[str, Master]:
+    needed = kinds_of_masters(plan)
+    for kind in needed:
+        if kind not in masters:
+            raise MasterNotFound(
+                f"{where(info)}: no master {kind} for MJD {info.mjd:.2f}, filter {info.filter}: ingest some"
+            )
+    return {kind: masters[kind] for kind in needed}
 
 
 def _trimmed(raw: "RawCcd", todo: Sequence[str], bias: Master | None) -> tuple[FloatImage, NDArray[np.bool_]]:
@@ -202,15 +195,10 @@ def _trimmed(raw: "RawCcd", todo: Sequence[str], bias: Master | None) -> tuple[F
     return data, saturated
 
 
-def ccd_shape(amplifiers: "Sequence[Amplifier]") -> tuple[int, int]:
-    """Shape of the trimmed CCD that the amplifiers tile."""
-    return max(amp.ccd[0].stop for amp in amplifiers), max(amp.ccd[1].stop for amp in amplifiers)
-
-
 def _check_shape(info: ImageInfo, master: Master, shape: tuple[int, ...]) -> None:
     if master.data.shape != shape:
         raise BadPixels(
-            f"{_where(info)}: master {master.kind} {master.calibration} has shape {master.data.shape}, the CCD {shape}"
+            f"{where(info)}: master {master.kind} {master.calibration} has shape {master.data.shape}, the CCD {shape}"
         )
 
 
@@ -222,10 +210,12 @@ def _initial_flags(
         # A calibrated frame may be a cut-out, or trimmed further than the CCD.
         bad_pixels = np.zeros(shape, np.uint16)
     if bad_pixels.shape != shape:
-        raise BadPixels(f"{_where(raw.info)}: bad-pixel mask of shape {bad_pixels.shape} for pixels of shape {shape}")
+        raise BadPixels(f"{where(raw.info)}: bad-pixel mask of shape {bad_pixels.shape} for pixels of shape {shape}")
     flags = bad_pixels.astype(np.uint16)
     if raw.flags is not None:
         flags |= raw.flags
+    if raw.variance is not None:
+        flags[~np.isfinite(raw.variance)] |= np.uint16(Flag.NO_DATA)
     flags[saturated] |= np.uint16(Flag.SATURATED)
     if raw.amplifiers:
         rows, columns = np.nonzero(saturated)
@@ -254,14 +244,28 @@ def _flag_bleeding(flags, rows, columns, min_length, bit):  # type: ignore[no-un
         start = i
 
 
-def _divide_by_flat(data: FloatImage, flags: FlagImage, flat: FloatImage) -> None:
+def _apply_masters(info: ImageInfo, data: FloatImage, flags: FlagImage, masters: Mapping[str, Master]) -> float:
+    """Dark, flat, fringe and illumination, in place; returns the amplitude of the fringes [ADU], NaN if not fitted."""
+    if "dark" in masters:
+        data -= masters["dark"].data * np.float32(info.exptime_s)
+    if "flat" in masters:
+        _divide(data, flags, masters["flat"].data)
+    amplitude = float("nan")
+    if "fringe" in masters:
+        amplitude = subtract_fringes(data, flags, masters["fringe"].data)
+    if "illumination" in masters:
+        _divide(data, flags, masters["illumination"].data)
+    return amplitude
+
+
+def _divide(data: FloatImage, flags: FlagImage, response: FloatImage) -> None:
     """Divide in place; pixels without response are flagged and left undivided."""
-    dead = ~(flat > MIN_FLAT)
-    np.divide(data, flat, out=data, where=~dead)
+    dead = ~(response > MIN_FLAT)
+    np.divide(data, response, out=data, where=~dead)
     flags[dead] |= np.uint16(Flag.BAD)
 
 
-def _calibrated_saturation(raw: "RawCcd", todo: Sequence[str], flat: Master | None) -> float:
+def _calibrated_saturation(raw: "RawCcd", todo: Sequence[str], masters: Mapping[str, Master]) -> float:
     """The lowest level [calibrated ADU] at which a pixel may have been saturated."""
     levels = [raw.info.saturation]
     if raw.amplifiers:
@@ -269,13 +273,15 @@ def _calibrated_saturation(raw: "RawCcd", todo: Sequence[str], flat: Master | No
         for amp in raw.amplifiers:
             level = amp.saturation
             if "overscan" in todo:
-                level -= float(np.median(raw.data[amp.raw_overscan]))
+                level -= float(np.median(overscan_level(raw.data[amp.raw_overscan])))
             if "linearity" in todo:
                 level *= 1 + amp.nonlinearity * level
             levels.append(level * amp.gain / raw.info.gain)
-    if flat is None:
-        return min(levels)
-    return min(levels) / max(1.0, float(np.percentile(flat.data[::8, ::8], 99)))
+    level = min(levels)
+    for kind in ("flat", "illumination"):
+        if kind in masters:
+            level /= max(1.0, float(np.percentile(masters[kind].data[::8, ::8], 99)))
+    return level
 
 
 def _fill_missing(info: ImageInfo, data: FloatImage, flags: FlagImage) -> None:
@@ -284,6 +290,6 @@ def _fill_missing(info: ImageInfo, data: FloatImage, flags: FlagImage) -> None:
     if not missing.any():
         return
     if missing.all():
-        raise BadPixels(f"{_where(info)}: no finite pixel after calibration: are the masters sound?")
+        raise BadPixels(f"{where(info)}: no finite pixel after calibration: are the masters sound?")
     data[missing] = np.median(data[~missing])
     flags[missing] |= np.uint16(Flag.NO_DATA)

@@ -31,7 +31,7 @@ from seechange_assets.science.background import level_map, rms_map
 from seechange_assets.science.inpaint import grow_flags, inpaint
 from seechange_assets.science.matched_psf import difference_psf_model, psf_pairs, stamp_size
 from seechange_assets.science.noise import variance_map
-from seechange_assets.science.star_match import FluxScale, flux_scale
+from seechange_assets.science.star_match import MIN_STARS, FluxScale, flux_scale
 from seechange_assets.science.subtraction_checks import check_inputs, check_overlap
 from seechange_assets.science.warp import warp_image
 from seechange_assets.science.zogy import METHODS, Subtraction, subtract_tiles
@@ -45,6 +45,8 @@ _NORM_BOX_PX = 128 * _SAMPLING
 _MIN_SAMPLES = 100
 _BRIGHT_SNR = (100.0, 30.0)  # of the stars that show the error of the PSFs: the second where the first finds too few
 _MIN_BRIGHT = 4
+_STAR_SCORE = 0.5
+_FEW_STARS = 20
 _MAX_PSF_ERROR = 0.3
 
 
@@ -120,7 +122,7 @@ def subtract(
         match_radius_arcsec=match_radius_arcsec,
         min_stars_linear=min_stars_linear,
     )
-    scale = flux_scale(psf, reference.psf, alignment.new_rows, alignment.reference_rows)
+    scale = flux_scale(psf, reference.psf, *_common_stars(sources, reference.sources, alignment))
     if scale is None:
         scale = FluxScale(10 ** (0.4 * (zp.zp - reference.zp.zp)), np.nan, np.nan, 0)
     # The PSFs below have sum 1 on their stamps: the scale is that of the light on the stamps.
@@ -134,6 +136,8 @@ def subtract(
     radius = int(np.ceil(grow_fwhm * max(psf.fwhm_px, reference.psf.fwhm_px)))
     flags = _grown(pair.flags, radius)
     error = max(_star_error(raw, flags, sources, alignment, psf.fwhm_px), psf_error)
+    if scale.n_stars < _FEW_STARS and np.isfinite(scale.scatter):
+        error = max(error, scale.scatter)  # too few residuals to judge by: no star is subtracted better than it repeats
     sky_variances = _sky_variances(pair)
     maps = _calibrated(raw, pair, flags, alignment, error, psf.enclosed)
     return Difference(
@@ -155,6 +159,19 @@ def subtract(
         alignment_rms_px=alignment.rms_px,
         masked_fraction=float(np.mean(flags != 0)),
     )
+
+
+def _common_stars(
+    sources: Sources, reference: Sources, alignment: Alignment
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Matched pairs that are stars in both images; all pairs where such are too few.
+
+    The PSF flux of a galaxy grows with the seeing, so galaxies would bias the flux scale.
+    """
+    new, old = alignment.new_rows, alignment.reference_rows
+    scores = np.minimum(sources.table["star_score"][new], reference.table["star_score"][old])
+    is_star = np.asarray(scores, float) > _STAR_SCORE
+    return (new[is_star], old[is_star]) if is_star.sum() >= MIN_STARS else (new, old)
 
 
 def _median_error(flux_err: FloatImage, flags: FlagImage) -> float:
@@ -295,9 +312,10 @@ def _calibrated(
     noise *= factor
     score /= factor
     sigma *= factor
-    for flux in (raw.flux, sigma):
-        flux /= np.float32(enclosed)
-    maps = {"data": raw.difference, "noise": noise, "score": score, "flux": raw.flux, "flux_err": sigma}
+    flux = raw.flux
+    flux /= np.float32(enclosed)
+    sigma /= np.float32(enclosed)
+    maps = {"data": raw.difference, "noise": noise, "score": score, "flux": flux, "flux_err": sigma}
     unknown = (flags & np.uint16(Flag.OUT_OF_BOUNDS)) != 0
     for array in maps.values():
         array[unknown] = np.nan

@@ -17,8 +17,8 @@ MODEL_ACCURACY = 0.01
 CORE_FWHM, MIN_CORE_PX = 1.5, 2.5
 # A correction below this share of the sky's part in the error of the flux is not worth a subtraction.
 NEGLIGIBLE_STEP = 1e-3
-# What lies beyond the table of a typical PSF, and how sure of it one is without a measurement.
-TYPICAL_LOSS, LOSS_SPREAD = 0.005, 0.005
+# With the sources subtracted and masked most of the skew left is that of the Poisson noise, which asks for -1.
+RESIDUAL_SKEW_FACTOR = -0.5
 
 FloatArray = NDArray[np.float64]
 
@@ -76,12 +76,15 @@ def joint_photometry(
         stamps[part] = unit_stamps(psf, x[part], y[part], size, (center[0][part], center[1][part]))
     residual = frame.data.copy()
     low_x, low_y = (axis.astype(np.int64) - size // 2 for axis in center)
-    core_px = max(CORE_FWHM * psf.fwhm_px, MIN_CORE_PX)
+    core_px = core_radius_px(psf)
     flux = np.zeros(x.size)
     _sweep(flux, residual, frame.rms, frame.usable, stamps, low_x, low_y, core_px, sweeps)
     data = frame.data
     if refine_sky:
-        sky = level_map(sky_of_pixels(residual, frame.usable, frame.box_size_px, "the residual image", mask_passes=1))
+        sky = level_map(
+            sky_of_pixels(residual, frame.usable, frame.box_size_px, "the residual image",
+                          mask_passes=1, skew_factor=RESIDUAL_SKEW_FACTOR)
+        )  # fmt: skip
         residual -= sky
         data = data - sky
         _sweep(flux, residual, frame.rms, frame.usable, stamps, low_x, low_y, core_px, sweeps)
@@ -89,6 +92,11 @@ def joint_photometry(
         data, residual, frame.rms, frame.usable, frame.gain, stamps, low_x, low_y, flux, core_px
     )
     return JointPhotometry(flux, flux_err, chi2, misfit, stamps, residual)
+
+
+def core_radius_px(psf: Psf) -> float:
+    """Radius [pixel] within which fluxes are fitted."""
+    return max(CORE_FWHM * psf.fwhm_px, MIN_CORE_PX)
 
 
 @numba.njit(cache=True)
@@ -102,7 +110,7 @@ def _sweep(flux, residual, rms, usable, stamps, low_x, low_y, core_px, sweeps): 
                 whole[s] += stamps[s, j, i] ** 2
     for _ in range(sweeps):
         for s in range(n):
-            top, bottom, left = _core_sums(residual, rms, usable, stamps[s], low_x[s], low_y[s], core_px)
+            top, bottom, left = core_sums(residual, rms, usable, stamps[s], low_x[s], low_y[s], core_px)
             if bottom <= 0.0 or left < MIN_WEIGHT_FRACTION * whole[s]:
                 flux[s] = np.nan
                 continue
@@ -128,7 +136,7 @@ def _core_range(size, core_px):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True)
-def _core_sums(residual, rms, usable, stamp, low_x, low_y, core_px):  # type: ignore[no-untyped-def]
+def core_sums(residual, rms, usable, stamp, low_x, low_y, core_px):  # type: ignore[no-untyped-def]  # noqa: ANN201
     """Sums over the usable core: psf * residual / rms², psf² / rms², psf²."""
     size = stamp.shape[0]
     first, last = _core_range(size, core_px)
@@ -173,72 +181,3 @@ def _errors(data, residual, rms, usable, gain, stamps, low_x, low_y, flux, core_
         out[1, s] = chi2 / max(count - 1, 1)
         out[2, s] = misfit / max(count - 1, 1)
     return out
-
-
-def enclosed_light(
-    fit: JointPhotometry, frame: Frame, x: FloatArray, y: FloatArray, stars: NDArray[np.intp]
-) -> float:
-    """Share of a star's light that the model's table holds, from what is left around the stars.
-
-    The light in circles of twice the table's radius, model and neighbours taken out, grows with the flux of
-    the star; what undetected sources and the sky add does not. The slope of a robust line is the light lost, drawn to
-    `TYPICAL_LOSS` as far as it is uncertain. Beyond the circle a Moffat profile of beta 3 has 0.06 % of
-    its light, which is neglected.
-    """
-    stars = stars[np.isfinite(fit.flux[stars]) & (fit.flux[stars] > 0)]
-    if stars.size == 0:
-        return 1.0
-    radius_px = float(fit.stamps.shape[-1])
-    left, variance = _light_left(
-        fit.residual, frame.data, frame.rms, frame.usable, frame.gain, x[stars], y[stars], radius_px
-    )
-    known = np.isfinite(left)
-    flux = fit.flux[stars][known].astype(np.float64)
-    slope, error = _robust_slope(flux, left[known], variance[known]) if known.sum() > 2 else (0.0, np.inf)
-    trust = 1.0 / (1.0 + (error / LOSS_SPREAD) ** 2)
-    return float(1.0 / (1.0 + trust * slope + (1.0 - trust) * TYPICAL_LOSS))
-
-
-def _robust_slope(x: FloatArray, y: FloatArray, variance: FloatArray) -> tuple[float, float]:
-    """Slope of ``y = a + b x`` and its error; scatter beyond the variances counts as noise of every y."""
-    design = np.stack([np.ones_like(x), x / x.max()], axis=1)
-    used, total = np.ones(x.size, bool), variance.copy()
-    for _ in range(10):
-        weight = used / total
-        covariance = np.linalg.pinv(design.T @ (weight[:, None] * design))
-        line = covariance @ (design.T @ (weight * y))
-        residual = y - design @ line
-        spread = 1.4826 * float(np.median(np.abs(residual[used])))
-        total = variance + max(spread**2 - float(np.median(variance[used])), 0.0)
-        keep = residual**2 <= 9.0 * total
-        if np.array_equal(keep, used) or keep.sum() < 3:
-            break
-        used = keep
-    return float(line[1] / x.max()), float(np.sqrt(covariance[1, 1]) / x.max())
-
-
-@numba.njit(cache=True)
-def _light_left(residual, data, rms, usable, gain, x, y, radius):  # type: ignore[no-untyped-def]
-    """Sums of the residual in circles and their variances; NaN where the border or a flag cuts the circle."""
-    ny, nx = residual.shape
-    out, variance = np.full(x.size, np.nan), np.full(x.size, np.nan)
-    reach = int(np.ceil(radius))
-    for s in range(x.size):
-        cx, cy = int(np.floor(x[s] + 0.5)), int(np.floor(y[s] + 0.5))
-        if cx - reach < 0 or cy - reach < 0 or cx + reach >= nx or cy + reach >= ny:
-            continue
-        total, noise, area, known = 0.0, 0.0, 0, 0
-        for row in range(cy - reach, cy + reach + 1):
-            for column in range(cx - reach, cx + reach + 1):
-                if (row - y[s]) ** 2 + (column - x[s]) ** 2 > radius * radius:
-                    continue
-                area += 1
-                if not usable[row, column]:
-                    continue
-                known += 1
-                left = residual[row, column]
-                total += left
-                noise += float(rms[row, column]) ** 2 + max(data[row, column] - left, 0.0) / gain
-        if known >= 0.99 * area:
-            out[s], variance[s] = total * area / known, noise
-    return out, variance

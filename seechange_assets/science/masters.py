@@ -1,6 +1,7 @@
-"""Master calibration frames: clipped stacks of biases and of flats, in strips of rows to bound memory."""
+"""Master calibration frames: clipped stacks of biases, darks and flats, in strips of rows to bound memory."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from seechange_assets.errors import BadPixels
 from seechange_assets.products import Flag, FlagImage, FloatImage, Master
-from seechange_assets.science.detrend import amplifier_signal, ccd_shape, linearize, overscan_level
+from seechange_assets.science.readout import amplifier_signal, ccd_shape, check_pixels, linearize, overscan_level
 
 if TYPE_CHECKING:
     from seechange_assets.instruments.base import Amplifier, RawCcd
@@ -59,8 +60,7 @@ def build_bias(
     BadPixels
         Too few usable frames.
     """
-    levels = [_levels(frame) for frame in frames]
-    medians = np.array([_median_signal(frame, level) for frame, level in zip(frames, levels, strict=True)])
+    frames, levels, medians = _informative(frames)
     usable = np.abs(medians - np.median(medians)) <= max_level_deviation if len(frames) else np.zeros(0, bool)
     kept = _usable(frames, levels, usable, "bias", min_frames)
     noise = float(np.median([amp.read_noise / amp.gain for amp in kept[0][0].amplifiers]))
@@ -76,6 +76,7 @@ def build_flat(
     bias: Master,
     *,
     calibration: str = "",
+    flat_type: str = "",
     clip_sigma: float = 4.0,
     min_frames: int = 3,
     min_level_adu: float = 2000.0,
@@ -97,6 +98,8 @@ def build_flat(
         Frames with a lower median are left out: too noisy.
     max_saturated_fraction : float
         Frames with more saturated pixels are left out.
+    flat_type : str
+        Recorded: ``dome``, ``twilight`` or ``sky``.
     calibration, clip_sigma, min_frames, validity_days
         As for `build_bias`.
 
@@ -110,11 +113,95 @@ def build_flat(
     BadPixels
         Too few usable frames.
     """
-    levels = [_levels(frame) for frame in frames]
-    medians = np.array([_median_signal(frame, level) for frame, level in zip(frames, levels, strict=True)])
+    frames, levels, medians = _informative(frames)
     saturated = np.array([_saturated_fraction(frame) for frame in frames])
     usable = (medians >= min_level_adu) & (saturated <= max_saturated_fraction)
     kept = _usable(frames, levels, usable, "flat", min_frames)
+    signal = _calibrated_signal(bias)
+    norms = np.array([_flat_norm(frame, level, signal) for frame, level in kept], np.float32)
+    gain, read_noise = kept[0][0].info.gain, kept[0][0].info.read_noise
+    noises = np.sqrt(norms / gain + (read_noise / gain) ** 2) / norms
+
+    # A response above the median has more noise in proportion to its root; 1.2 covers a vignetted field.
+    data = _stack(kept, signal, norms, (1.2 * noises).astype(np.float32), clip_sigma)
+    data /= np.nanmedian(data)
+    flags = np.zeros(data.shape, np.uint16)
+    flags[~((data > GOOD_FLAT[0]) & (data < GOOD_FLAT[1]))] = Flag.BAD
+    flags |= bias.flags
+    master = _master("flat", kept, data, flags, calibration, validity_days, float(np.median(noises)))
+    return replace(master, flat_type=flat_type)
+
+
+def build_dark(
+    frames: "Sequence[RawCcd]",
+    bias: Master,
+    *,
+    calibration: str = "",
+    clip_sigma: float = 4.0,
+    min_frames: int = 3,
+    min_exptime_s: float = 10.0,
+    max_level_deviation: float = 10.0,
+    validity_days: float = 30.0,
+) -> Master:
+    """Stack dark frames of one CCD to a dark rate: bias-corrected, linear, gains equalised, per second.
+
+    Frames of different exposure times may be mixed; each counts by its noise.
+
+    Parameters
+    ----------
+    frames : sequence of RawCcd
+        Dark frames of one CCD.
+    bias : Master
+        For the same CCD.
+    min_exptime_s : float
+        Shorter frames are left out.
+    max_level_deviation : float
+        Frames whose median rate, over the longest exposure, is farther than this from the others' [ADU] are left out.
+    calibration, clip_sigma, min_frames, validity_days
+        As for `build_bias`.
+
+    Returns
+    -------
+    Master
+        ``data`` in ADU/s; hot pixels flagged BAD; ``noise`` the noise of a pixel [ADU/s].
+
+    Raises
+    ------
+    BadPixels
+        Too few usable frames.
+    """
+    frames, levels, medians = _informative([f for f in frames if f.info.exptime_s >= min_exptime_s])
+    times = np.array([frame.info.exptime_s for frame in frames])
+    rates = medians / times if len(frames) else medians
+    usable = np.abs(rates - np.median(rates)) * times.max() <= max_level_deviation if len(frames) else np.zeros(0, bool)
+    kept = _usable(frames, levels, usable, "dark", min_frames)
+    norms = times[usable].astype(np.float32)
+    gain, read_noise = kept[0][0].info.gain, kept[0][0].info.read_noise
+    collected = np.maximum(medians[usable], 0) / gain
+    noises = (np.sqrt((read_noise / gain) ** 2 + 0.36 + collected) / norms).astype(np.float32)
+    data = _stack(kept, _calibrated_signal(bias), norms, noises, clip_sigma)
+    noise = float(1 / np.sqrt(np.sum(1 / noises.astype(np.float64) ** 2)))
+    flags = _hot_pixels(data, noise) | bias.flags
+    return _master("dark", kept, data, flags, calibration, validity_days, noise * float(np.sqrt(len(kept))))
+
+
+def _informative(
+    frames: "Sequence[RawCcd]",
+) -> "tuple[list[RawCcd], list[list[NDArray[np.float32]]], NDArray[np.float64]]":
+    """The frames that were read out at all, their overscan levels, their median signals."""
+    kept = []
+    for frame in frames:
+        try:
+            check_pixels(frame)
+        except BadPixels:
+            continue
+        kept.append(frame)
+    levels = [_levels(frame) for frame in kept]
+    return kept, levels, np.array([_median_signal(f, level) for f, level in zip(kept, levels, strict=True)])
+
+
+def _calibrated_signal(bias: Master) -> Callable[..., FloatImage]:
+    """A function that gives the signal of part of an amplifier after bias, linearity and gain equalisation."""
 
     def signal(frame: "RawCcd", amp: "Amplifier", level: NDArray[np.float32], rows: slice) -> FloatImage:
         part = amplifier_signal(frame, amp, level, rows)
@@ -123,17 +210,7 @@ def build_flat(
         part *= np.float32(amp.gain / frame.info.gain)
         return part
 
-    norms = np.array([_flat_norm(frame, level, signal) for frame, level in kept], np.float32)
-    gain, read_noise = kept[0][0].info.gain, kept[0][0].info.read_noise
-    noises = np.sqrt(norms / gain + (read_noise / gain) ** 2) / norms
-
-    # A response above the median has more noise in proportion to its root; 1.2 covers a vignetted field.
-    data = _stack(kept, signal, norms, (1.2 * noises).astype(np.float32), clip_sigma)
-    data /= np.median(data)
-    flags = np.zeros(data.shape, np.uint16)
-    flags[~((data > GOOD_FLAT[0]) & (data < GOOD_FLAT[1]))] = Flag.BAD
-    flags |= bias.flags
-    return _master("flat", kept, data, flags, calibration, validity_days, float(np.median(noises)))
+    return signal
 
 
 def _levels(frame: "RawCcd") -> list[NDArray[np.float32]]:
@@ -147,7 +224,7 @@ def _median_signal(frame: "RawCcd", levels: list[NDArray[np.float32]]) -> float:
         (frame.data[amp.raw_data][::4, ::16] - level[::4, None]).ravel()
         for amp, level in zip(frame.amplifiers, levels, strict=True)
     ]
-    return float(np.median(np.concatenate(parts)))
+    return float(np.nanmedian(np.concatenate(parts)))
 
 
 def _saturated_fraction(frame: "RawCcd") -> float:
@@ -160,7 +237,7 @@ def _flat_norm(frame: "RawCcd", levels: list[NDArray[np.float32]], signal: Calla
     for amp, level in zip(frame.amplifiers, levels, strict=True):
         n = len(level)
         values.append(signal(frame, amp, level, slice(n // 4, 3 * n // 4, 8)).ravel())
-    return float(np.median(np.concatenate(values)))
+    return float(np.nanmedian(np.concatenate(values)))
 
 
 _Kept = list[tuple["RawCcd", list[NDArray[np.float32]]]]
@@ -198,41 +275,48 @@ def _stack(
             rows = slice(start, min(start + CHUNK_ROWS, height))
             cube = np.stack([signal(frame, frame.amplifiers[i], levels[i], rows) for frame, levels in kept])
             cube /= norms[:, None, None]
-            data[amp.ccd][rows] = _clipped_mean(cube, noises, np.float32(clip_sigma))
+            data[amp.ccd][rows] = clipped_mean(cube, noises, np.float32(clip_sigma))
     return data
 
 
 @njit(cache=True)
-def _clipped_mean(cube, noises, clip_sigma):  # type: ignore[no-untyped-def]
-    """Mean over the first axis of the values within clip_sigma of their median, each with its own noise."""
+def clipped_mean(cube, noises, clip_sigma):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    """Mean over the first axis of the values within clip_sigma of their median, weighted by their own noise.
+
+    Values that are not finite are left out; NaN where there is no other.
+    """
     n, ny, nx = cube.shape
     mean = np.empty((ny, nx), np.float32)
     values = np.empty(n, np.float32)
     for y in range(ny):
         for x in range(nx):
+            m = 0
             for k in range(n):
                 value = cube[k, y, x]
-                j = k
+                if not np.isfinite(value):
+                    continue
+                j = m
                 while j > 0 and values[j - 1] > value:
                     values[j] = values[j - 1]
                     j -= 1
                 values[j] = value
+                m += 1
             # With an even number the lower middle: cosmic rays only add.
-            middle = values[(n - 1) // 2]
-            total, used = 0.0, 0
+            middle = values[(m - 1) // 2] if m > 0 else np.float32(np.nan)
+            total, weight = 0.0, 0.0
             for k in range(n):
                 if abs(cube[k, y, x] - middle) <= clip_sigma * noises[k]:
-                    total += cube[k, y, x]
-                    used += 1
-            mean[y, x] = total / used if used > 0 else middle
+                    total += cube[k, y, x] / noises[k] ** 2
+                    weight += 1 / noises[k] ** 2
+            mean[y, x] = total / weight if weight > 0 else middle
     return mean
 
 
 def _hot_pixels(data: FloatImage, noise: float) -> FlagImage:
     """Flag pixels of a master bias that stand out of their row by far more than noise and fixed pattern."""
-    middle = np.median(data, axis=1, keepdims=True)
+    middle = np.median(np.nan_to_num(data), axis=1, keepdims=True)
     residual = data - middle
-    scatter = max(1.4826 * float(np.median(np.abs(residual[::8]))), noise)
+    scatter = max(1.4826 * float(np.nanmedian(np.abs(residual[::8]))), noise)
     flags = np.zeros(data.shape, np.uint16)
     flags[np.abs(residual) > HOT_SIGMA * scatter] = Flag.BAD
     return flags
@@ -243,9 +327,12 @@ def _master(
 ) -> Master:
     info = kept[0][0].info
     mjds = [frame.info.mjd for frame, _ in kept]
+    empty = ~np.isfinite(data)
+    flags[empty] |= np.uint16(Flag.NO_DATA)
+    data[empty] = 1.0 if kind == "flat" else 0.0
     return Master(
         kind=kind, calibration=calibration, ccd=info.ccd, instrument=info.instrument,
         filter=info.filter if kind == "flat" else "", valid_from=min(mjds) - validity_days,
         valid_to=max(mjds) + validity_days, data=data, flags=flags,
-        members=tuple(sorted(frame.info.exposure for frame, _ in kept)), noise=noise / np.sqrt(len(kept)),
+        members=tuple(sorted(frame.info.exposure for frame, _ in kept)), noise=float(noise / np.sqrt(len(kept))),
     )  # fmt: skip

@@ -88,6 +88,19 @@ def match_pattern(
     return _describe(_offsets(sources, catalog, i, j, *best), best, len(grid), max_offset, bin_size, n_bins)
 
 
+def log10_poisson_tail(n: float, expected: float) -> float:
+    """log10 of the probability of `n` or more events (rounded down) where `expected` are the mean.
+
+    From `scipy.special`: importing `scipy.stats` alone takes longer than a whole solution.
+    """
+    from scipy.special import pdtrc
+
+    if n < 1.0:
+        return 0.0
+    with np.errstate(divide="ignore"):
+        return float(np.log10(pdtrc(np.floor(n) - 1.0, expected)))
+
+
 def _rotation_matrix(angle: float) -> NDArray[np.float64]:
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
@@ -143,8 +156,6 @@ def _describe(
     The chance level comes from the rest of the same histogram. Real star fields cluster,
     so counts are divided by the observed ratio of variance to mean (quasi-Poisson).
     """
-    from scipy.stats import poisson
-
     votes = _crowds(offsets, max_offset, bin_size, n_bins)
     y, x = np.unravel_index(int(votes.argmax()), votes.shape)
     corner = np.array([x, y]) * bin_size - max_offset
@@ -156,6 +167,6 @@ def _describe(
     expected = max(float(background.mean()), 1.0 / max(background.size, 1))
     dispersion = max(1.0, float(background.var()) / expected)
     n_votes = int(votes[y, x])
-    log_chance = poisson.logsf(n_votes / dispersion - 1, expected / dispersion)
-    log10_chance = min(0.0, float(log_chance / np.log(10) + np.log10(n_hypotheses * votes.size)))
+    chance = log10_poisson_tail(n_votes / dispersion, expected / dispersion)
+    log10_chance = min(0.0, chance + float(np.log10(n_hypotheses * votes.size)))
     return PatternMatch(*best, (float(offset[0]), float(offset[1])), n_votes, expected, log10_chance)

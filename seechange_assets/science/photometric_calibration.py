@@ -46,14 +46,18 @@ def calibrate_photometry(
     min_stars: int = 10,
     match_radius_arcsec: float = 1.0,
     min_snr: float = 10.0,
+    preferred_snr: float = 30.0,
+    preferred_stars: int = 50,
     min_color: float = 0.5,
     max_color: float = 3.0,
     fit_color_term: bool = False,
     color_pivot: float = 0.8,
     clip_sigma: float = 4.0,
-    error_floor_mag: float = 0.001,
+    error_floor_mag: float = 0.0005,
     min_aperture_snr: float = 50.0,
     limit_sigma: float = 5.0,
+    residual_box_px: int = 512,
+    min_box_stars: int = 5,
 ) -> ZeroPoint:
     """Calibrate PSF fluxes to AB magnitudes.
 
@@ -75,7 +79,10 @@ def calibrate_photometry(
     match_radius_arcsec : float
         Largest distance of a star from its catalogue entry.
     min_snr : float
-        Lowest signal-to-noise of a PSF flux.
+        Lowest signal-to-noise of a PSF flux, predicted from the catalogue.
+    preferred_snr, preferred_stars : float, int
+        If as many stars reach this signal-to-noise, the fainter ones, which unseen neighbours brighten, do
+        not take part.
     min_color, max_color : float
         Range of BP-RP; stars without a colour stay if the transform gives them a magnitude.
     fit_color_term, color_pivot : bool, float
@@ -88,6 +95,8 @@ def calibrate_photometry(
         Stars below this signal-to-noise do not enter the aperture corrections.
     limit_sigma : float
         Significance of a point source at ``limiting_magnitude``.
+    residual_box_px, min_box_stars : int
+        Side [pixel] of the boxes of the residual map, and the fewest stars in one.
 
     Returns
     -------
@@ -105,7 +114,7 @@ def calibrate_photometry(
         wcs,
         gaia_magnitude,
         match_radius_arcsec,
-        min_snr,
+        (min_snr, preferred_snr, preferred_stars),
         (min_color, max_color),
         fit_color_term,
     )
@@ -119,9 +128,13 @@ def calibrate_photometry(
         raise TooFewStars(
             step, n_used, min_stars, f"{len(stars.row) - n_used} others disagree by {clip_sigma:g} sigma."
         )
+    enclosed_err = MAG_PER_RELATIVE_FLUX * psf.enclosed_err / psf.enclosed
+    residual_map, residual_map_err = _residual_map(
+        sources.table[stars.row], fit, psf.shape, residual_box_px, min_box_stars
+    )
     return ZeroPoint(
         zp=fit.constant,
-        zp_err=float(np.hypot(fit.constant_err, error_floor_mag)),
+        zp_err=float(np.linalg.norm([fit.constant_err, enclosed_err, error_floor_mag])),
         scatter=fit.scatter,
         color_term=fit.slope,
         n_stars=n_used,
@@ -129,6 +142,9 @@ def calibrate_photometry(
         aperture_corrections=aperture_corrections(sources, psf, min_aperture_snr),
         limiting_magnitude=fit.constant - 2.5 * np.log10(limiting_flux(image_info, psf, background, limit_sigma)),
         stars=_star_table(stars, fit),
+        residual_map=residual_map,
+        residual_map_err=residual_map_err,
+        residual_box_px=residual_box_px,
     )
 
 
@@ -162,9 +178,10 @@ def limiting_flux(info: ImageInfo, psf: Psf, background: Background, significanc
 
     ny, nx = psf.shape
     area = effective_area(render(psf, [(nx - 1) / 2.0], [(ny - 1) / 2.0])[0])
-    sky = background.rms**2 * area
+    sky = (background.rms * psf.blank_noise) ** 2 * area
     poisson = significance**2 / info.gain if np.isfinite(info.gain) and info.gain > 0 else 0.0
-    return float(0.5 * (poisson + np.sqrt(poisson**2 + 4.0 * significance**2 * sky)))
+    on_table = 0.5 * (poisson + np.sqrt(poisson**2 + 4.0 * significance**2 * sky))
+    return float(on_table / psf.enclosed)
 
 
 def _calibration_stars(
@@ -174,7 +191,7 @@ def _calibration_stars(
     wcs: Wcs,
     gaia_magnitude: GaiaMagnitude,
     radius_arcsec: float,
-    min_snr: float,
+    snr_limits: tuple[float, float, int],
     colors: tuple[float, float],
     needs_color: bool,
 ) -> _Stars:
@@ -192,9 +209,9 @@ def _calibration_stars(
         distance = np.hypot(np.asarray(matches["d_ra_mas"], float), np.asarray(matches["d_dec_mas"], float)) / 1000.0
         usable = np.asarray(sources.table["is_good"], bool)[rows] & (distance <= radius_arcsec)
         usable &= (_ratio(flux, flux_err) > 0) & np.isfinite(catalog) & np.isfinite(instrumental)
-        usable &= _expected_snr(catalog, flux, flux_err, usable & (_ratio(flux, flux_err) >= min_snr)) >= min_snr
         in_range = (color >= colors[0]) & (color <= colors[1])
         usable &= in_range if needs_color else in_range | np.isnan(color)
+        usable &= _bright_enough(catalog, flux, flux_err, usable, *snr_limits)
         error = np.hypot(MAG_PER_RELATIVE_FLUX * flux_err / flux, catalog_err)
     return _Stars(rows[usable], catalog[usable], instrumental[usable], color[usable], error[usable])
 
@@ -208,20 +225,30 @@ def _catalog_error(
     above, below = (np.asarray(gaia_magnitude(filter_name, mag_g, color + d), float) for d in (step, -step))
     slope = np.nan_to_num((above - below) / (2 * step))
     color_err = np.nan_to_num(np.hypot(bp_err, rp_err))
-    return np.hypot(np.where(np.isfinite(mag_g_err), mag_g_err, _UNKNOWN_ERROR_MAG), slope * color_err)
+    error: FloatArray = np.hypot(np.where(np.isfinite(mag_g_err), mag_g_err, _UNKNOWN_ERROR_MAG), slope * color_err)
+    return error
 
 
-def _expected_snr(
-    catalog: FloatArray, flux: FloatArray, flux_err: FloatArray, sample: NDArray[np.bool_]
-) -> FloatArray:
-    """Signal-to-noise that the catalogue predicts.
+def _bright_enough(
+    catalog: FloatArray,
+    flux: FloatArray,
+    flux_err: FloatArray,
+    usable: NDArray[np.bool_],
+    min_snr: float,
+    preferred_snr: float,
+    preferred_stars: int,
+) -> NDArray[np.bool_]:
+    """Stars over the limit by the signal-to-noise that the catalogue predicts.
 
     A cut on the measured one would keep faint stars whose noise is positive and bias the zero point.
     """
+    sample = usable & (_ratio(flux, flux_err) >= min_snr)
     if not sample.any():
-        return np.zeros(len(flux))
+        return sample
     zero_point = float(np.median(catalog[sample] + 2.5 * np.log10(flux[sample])))
-    return _ratio(10 ** (-0.4 * (catalog - zero_point)), flux_err)
+    expected = _ratio(10 ** (-0.4 * (catalog - zero_point)), flux_err)
+    bright: NDArray[np.bool_] = expected >= preferred_snr
+    return bright if (usable & bright).sum() >= preferred_stars else expected >= min_snr
 
 
 def _advice(wcs: Wcs, info: ImageInfo) -> str:
@@ -303,6 +330,23 @@ def _star_table(stars: _Stars, fit: _Line) -> "Table":
             "used": fit.used,
         }
     )
+
+
+def _residual_map(
+    rows: "Table", fit: _Line, shape: tuple[int, int], box_px: int, min_stars: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Medians of the residuals of the used stars in boxes of the image, and their errors; NaN below `min_stars`."""
+    n_y, n_x = (max(round(side / box_px), 1) for side in shape)
+    column = np.clip((np.asarray(rows["x"]) * n_x / shape[1]).astype(int), 0, n_x - 1)
+    row = np.clip((np.asarray(rows["y"]) * n_y / shape[0]).astype(int), 0, n_y - 1)
+    value, error = np.full((n_y, n_x), np.nan, np.float32), np.full((n_y, n_x), np.nan, np.float32)
+    for j, i in np.ndindex(n_y, n_x):
+        inside = fit.residual[fit.used & (row == j) & (column == i)]
+        if inside.size >= min_stars:
+            value[j, i] = np.median(inside)
+            # The median of a Gaussian sample scatters 1.25 times as much as its mean.
+            error[j, i] = 1.25 * 1.4826 * np.median(np.abs(inside - value[j, i])) / np.sqrt(inside.size)
+    return value, error
 
 
 def _median_difference(flux: FloatArray, aperture: FloatArray) -> float:

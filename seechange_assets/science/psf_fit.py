@@ -18,12 +18,13 @@ from seechange_assets.science.joint_photometry import (
     MODEL_ACCURACY,
     Frame,
     JointPhotometry,
-    enclosed_light,
     joint_photometry,
     sky_free_frame,
 )
+from seechange_assets.science.leftover_light import blank_noise, enclosed_light
 from seechange_assets.science.psf import (
     empty_photometry,
+    enclosed_at,
     gaussian_psf,
     moffat_psf,
     native_size,
@@ -265,12 +266,17 @@ def _measured(psf: Psf, frame: Frame, sources: Sources, used: NDArray[np.intp], 
     table["chi2"] = fit.chi2
     table["used"][used] = True
     table["reserved"][reserved] = True
-    total = enclosed_light(fit, frame, x, y, np.union1d(used, reserved))
-    table["flux_psf"], table["flux_psf_err"] = fit.flux / total, fit.flux_err / total
+    total, total_err = enclosed_light(fit, frame, x, y, np.union1d(used, reserved))
+    psf = replace(psf, enclosed=total, enclosed_err=total_err, blank_noise=blank_noise(fit, psf, frame, x, y))
+    share = enclosed_at(psf, x, y)
+    # The position was found on the same noise: where a peak of it lies, the flux is high by 1 / (S/N)^2.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        at_peak = np.where(fit.flux > 0, fit.flux**2 / (fit.flux**2 + fit.flux_err**2), 1.0)
+    table["flux_psf"], table["flux_psf_err"] = at_peak * fit.flux / share, fit.flux_err / share
     judges = reserved if reserved.size >= MIN_STARS_PIXELS else used
     values = fit.chi2[judges][np.isfinite(fit.chi2[judges])]
     chi2 = float(np.median(values)) if values.size else float("nan")
-    return replace(psf, n_stars=int(used.size), chi2=chi2, photometry=table, enclosed=total)
+    return replace(psf, n_stars=int(used.size), chi2=chi2, photometry=table)
 
 
 @numba.njit(cache=True)

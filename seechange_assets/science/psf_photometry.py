@@ -1,7 +1,7 @@
 """PSF fluxes and positions by linear and Gauss-Newton fits, many sources at once.
 
-The flux of a source is that of the whole star (`Psf.enclosed`), whatever the size of the stamp it is fitted on. Pixels of
-infinite or non-finite variance or value take no part; where less than a quarter of the
+The flux of a source is that of the whole star (`Psf.enclosed`), whatever the size of the stamp it is fitted on.
+Pixels of infinite or non-finite variance or value take no part; where less than a quarter of the
 PSF's weight (``sum psf²``) is left, nothing is measured.
 """
 
@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from seechange_assets.products import Psf
-from seechange_assets.science.psf import native_size, raw_stamps
+from seechange_assets.science.psf import enclosed_at, native_size, raw_stamps
 
 MIN_WEIGHT_FRACTION = 0.25
 # Sources rendered at a time: bounds the memory, changes no result.
 CHUNK = 1024
-# The fit of a position: a step below this ends it, a walk beyond this many FWHM is a failure.
-STEP_PX, MAX_WALK_FWHM, MAX_ITERATIONS = 1e-4, 1.0, 20
+# The fit of a position: a step below this share of its error, or this many pixels, ends it; a walk beyond this many
+# FWHM is a failure.
+STEP_OF_ERROR, STEP_PX, MAX_WALK_FWHM, MAX_ITERATIONS = 0.02, 1e-4, 1.0, 20
 DERIVATIVE_STEP_PX = 0.05
 
 FloatArray = NDArray[np.float64]
@@ -102,7 +103,7 @@ def unit_stamps(psf: Psf, x: FloatArray, y: FloatArray, size: int, center: tuple
     edge = (full.shape[-1] - size) // 2
     inside = full[:, edge : edge + size, edge : edge + size] if edge else full
     total: FloatArray = full.sum(axis=(1, 2), keepdims=True)
-    return inside * (psf.enclosed / total)
+    return inside * (enclosed_at(psf, x, y)[:, None, None] / total)
 
 
 def gather(
@@ -169,13 +170,14 @@ def _fit_chunk(
         if now.size == 0:
             break
         place = (center[0][now], center[1][now])
-        step, _ = _newton_step(psf, fit_x[now], fit_y[now], place, pixels[now], weights[now])
+        step, covariance = _newton_step(psf, fit_x[now], fit_y[now], place, pixels[now], weights[now])
         # Long steps leave the range in which the PSF is nearly linear.
         length = np.hypot(step[:, 0], step[:, 1])
         step *= (np.minimum(1.0, 0.3 * psf.fwhm_px / np.maximum(length, 1e-12)))[:, None]
         fit_x[now] += step[:, 0]
         fit_y[now] += step[:, 1]
-        settled[now] = length < STEP_PX
+        error = np.sqrt(np.nan_to_num(covariance[:, 1, 1] + covariance[:, 2, 2]))
+        settled[now] = length < np.maximum(STEP_OF_ERROR * error, STEP_PX)
         moving[now] = np.hypot(fit_x[now] - x[now], fit_y[now] - y[now]) < MAX_WALK_FWHM * psf.fwhm_px
     good = moving & settled
     fit_x, fit_y = np.where(good, fit_x, x), np.where(good, fit_y, y)

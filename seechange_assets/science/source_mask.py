@@ -1,7 +1,7 @@
 """Which parts of an image are covered by sources, wings and halos included, before any catalogue exists.
 
 Works on means over 4x4 pixels: there a source of a tenth of the sky noise per pixel shows, and all is sixteen times
-smaller. An isophote alone cuts a source where it still gives light, so each region grows in proportion to its own width.
+smaller. An isophote alone cuts a source where it still gives light, so a region grows in proportion to its own width.
 """
 
 import numba
@@ -17,63 +17,81 @@ ISOPHOTE = 0.35
 GROWTH, GROWTH_BINS = 0.75, 1
 # Regions of a half width over this share of a box are large: their boxes have no sky of their own.
 LARGE_SHARE = 0.12
+# A large source has a core above this isophote that is this share of its width.
+CORE_ISOPHOTE, CORE_SHARE = 2.0, 0.15
 # What the mask of small sources must leave of a box.
 MIN_SKY_FRACTION = 0.25
 
+FloatArray = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
-def excess_of_bins(data: FloatImage, usable: Mask, level: FloatImage, rms: FloatImage) -> tuple[FloatImage, Mask]:
-    """Smoothed light above the sky in 4x4 pixels, in units of the sky rms.
+def bin_sums(data: FloatImage, usable: Mask) -> tuple[FloatArray, FloatArray]:
+    """Sum and number of the usable pixels of each bin, shape (ny/4, nx/4), rounded up."""
+    sums: tuple[FloatArray, FloatArray] = _bin_sums(data, usable, BIN_PX)
+    return sums
+
+
+def excess_of_bins(sums: tuple[FloatArray, FloatArray], level: FloatImage, rms: FloatImage) -> FloatImage:
+    """Smoothed light above the sky in each bin, in units of the sky rms; NaN where no usable pixel is near.
 
     Parameters
     ----------
-    data, usable : ndarray, shape (ny, nx)
-    level, rms : ndarray, shape (ny/4, nx/4), rounded up
+    sums : tuple of ndarray
+        From `bin_sums`.
+    level, rms : ndarray
         The sky in the middle of each bin.
-
-    Returns
-    -------
-    tuple of ndarray
-        The excess, NaN where no usable pixel is near, and the bins that have usable pixels themselves.
     """
-    total, count = _bin_sums(data, usable, BIN_PX)
+    total, count = sums
     with np.errstate(divide="ignore", invalid="ignore"):
-        smooth = _blurred(((total - count * level) / rms).astype(np.float32)) / _blurred(count.astype(np.float32))
-    return smooth, count > 0
+        return _blurred(((total - count * level) / rms).astype(np.float32)) / _blurred(count.astype(np.float32))
 
 
-def source_bins(excess: FloatImage, box_bins: float) -> tuple[Mask, Mask]:
-    """Bins covered by small and by large sources, both grown.
+def small_sources(excess: FloatImage) -> Mask:
+    """Bins within the isophote of any source, and those next to them."""
+    return _grown(np.nan_to_num(excess, nan=-1.0) > ISOPHOTE, GROWTH_BINS)
+
+
+def large_sources(excess: FloatImage, box_bins: float) -> Mask:
+    """Bins covered by sources that leave a box of the background mesh no sky, generously grown.
 
     Parameters
     ----------
     excess : ndarray
-        From `excess_of_bins`.
+        From `excess_of_bins`, over a sky that the sources themselves have not lifted.
     box_bins : float
         Side of a box of the background mesh [bin].
     """
     from scipy.ndimage import distance_transform_edt, find_objects, label
 
-    covered = np.nan_to_num(excess, nan=-1.0) > ISOPHOTE
-    regions, n = label(covered)
-    if n == 0:
-        return covered, np.zeros_like(covered)
-    # The half width is that of the largest circle inside: chains of stars in a crowded field stay narrow.
-    # Bins without pixels (the core of a saturated star) do not count as an end of it.
-    depth = distance_transform_edt(covered | np.isnan(excess))
-    half_width = np.zeros(n + 1)
-    np.maximum.at(half_width, regions[covered], depth[covered])
-    is_large = half_width > LARGE_SHARE * box_bins
-    small = _grown(covered & ~is_large[regions], GROWTH_BINS)
-    large = np.zeros_like(covered)
+    # Bins without pixels (the core of a saturated star) do not count as an end of a source.
+    unknown = np.isnan(excess)
+    level = np.where(unknown, -1.0, excess)
+    regions, n = label(level > ISOPHOTE)
+    width = _half_width(level > ISOPHOTE, unknown, regions, n)
+    large = np.zeros(excess.shape, bool)
+    candidates = np.flatnonzero(width > LARGE_SHARE * box_bins)
+    if candidates.size == 0:
+        return large
+    # What has no bright middle is no galaxy but a sky that is not as flat as was thought.
+    core = _half_width(level > CORE_ISOPHOTE, unknown, regions, n)
     places = find_objects(regions)
-    for region in np.flatnonzero(is_large):
-        reach = GROWTH * half_width[region] + GROWTH_BINS
+    for region in candidates[core[candidates] > CORE_SHARE * width[candidates]]:
+        reach = GROWTH * width[region] + GROWTH_BINS
         pad = int(reach) + 1
         around = tuple(slice(max(part.start - pad, 0), part.stop + pad) for part in places[region - 1])
         large[around] |= distance_transform_edt(regions[around] != region) <= reach
-    return small, large
+    return large
+
+
+def _half_width(covered: Mask, unknown: Mask, regions: NDArray[np.int32], n: int) -> FloatArray:
+    """Radius of the largest circle inside each region [bin]: chains of stars in a crowded field stay narrow."""
+    from scipy.ndimage import distance_transform_edt
+
+    depth = distance_transform_edt(covered | unknown)
+    width = np.zeros(n + 1)
+    np.maximum.at(width, regions[covered], depth[covered])
+    return width
 
 
 def relaxed(small: Mask, excess: FloatImage, free: Mask) -> Mask:

@@ -16,7 +16,7 @@ from seechange_assets.errors import BadPixels
 from seechange_assets.products import Background, Flag, FloatImage, Image, Sources
 from seechange_assets.science.background import level_map, rms_map
 from seechange_assets.science.shapes import FWHM_PER_SIGMA, WindowedShapes, phase_corrected, windowed_shapes
-from seechange_assets.science.stellar_locus import half_sample_mode, profile_fwhm, star_scores
+from seechange_assets.science.stellar_locus import profile_fwhm, star_scores, stellar_size
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -26,11 +26,15 @@ if TYPE_CHECKING:
 UNUSABLE = Flag.BAD | Flag.NO_DATA | Flag.OUT_OF_BOUNDS | Flag.COSMIC_RAY | Flag.STREAK
 # Bits of ``extraction_flags``: SEP's own (1 merged, 2 cut by the border, 8 no shape) and ours.
 MERGED, TRUNCATED, NO_CENTROID = 1, 2, 256
-KRON_FACTOR, KRON_MIN_RADIUS_FWHM, KRON_REACH = 2.5, 0.8, 6.0
+# The isophotes reach farther out than those SExtractor is usually given, so the first moment is taken within 5 of their
+# radii instead of 6. The least radius, FWHM and pixels, is that of its PHOT_AUTOPARAMS 2.5, 3.5 for a star.
+KRON_FACTOR, KRON_REACH, KRON_MIN_RADIUS_FWHM, KRON_MIN_RADIUS_PX = 2.5, 5.0, 1.7, 0.8
 # Bright enough to tell the seeing, and what to assume before anything is known.
 SEEING_SNR = 20.0
 FIRST_GUESS_SIGMA_PX, GUESS_RANGE_SIGMA_PX = 1.3, (0.6, 6.0)
 QUICK_LOOK_PX = 1024
+# With so many clean stars of the seeing, blended ones do not take part in it.
+ENOUGH_STARS = 5
 UNDERSAMPLED_FWHM_PX = 2.8
 
 FloatArray = NDArray[np.float64]
@@ -206,14 +210,17 @@ def _shapes(pixels: _Pixels, found: NDArray[np.void], sigma_px: float) -> Window
 
 
 def _measured_seeing(pixels: _Pixels, found: NDArray[np.void], shapes: WindowedShapes, guess: _Seeing) -> _Seeing:
-    """The most frequent size among bright sources; the guess if there are none."""
-    bright = shapes.ok & (shapes.snr > SEEING_SNR) & np.isfinite(shapes.sigma_px) & (found["flag"] == 0)
+    """The size of the stars among bright sources; the guess if there are none."""
+    bright = shapes.ok & (shapes.snr > SEEING_SNR) & np.isfinite(shapes.sigma_px) & ((found["flag"] & TRUNCATED) == 0)
     bright &= _flags_near(pixels, found, guess.fwhm_px) == 0
     if not bright.any():
         return guess
+    clean = found["flag"] == 0
     sizes = np.log(np.where(bright, shapes.sigma_px, 1.0))
-    mode = half_sample_mode(sizes[bright])
-    stars = np.flatnonzero(bright & (np.abs(sizes - mode) < 0.1))
+    mode = stellar_size(sizes[bright], shapes.snr[bright], clean[bright])
+    alike = bright & (np.abs(sizes - mode) < 0.1)
+    # Blended stars have a say only where there is hardly another one.
+    stars = np.flatnonzero(alike & clean) if np.count_nonzero(alike & clean) >= ENOUGH_STARS else np.flatnonzero(alike)
     stars = stars[np.argsort(-shapes.snr[stars], kind="stable")][:200]
     sigma_px = float(np.exp(np.median(sizes[stars])))
     fwhm_px, beta = profile_fwhm(pixels.data, shapes.x[stars], shapes.y[stars], shapes.sigma_px[stars], pixels.masked)
@@ -269,15 +276,15 @@ def _circle_flux(pixels: _Pixels, x: FloatArray, y: FloatArray, radius_px: float
 def _kron_flux(
     pixels: _Pixels, found: NDArray[np.void], x: FloatArray, y: FloatArray, fwhm_px: float
 ) -> tuple[FloatArray, FloatArray]:
-    """Flux in 2.5 Kron (1980) radii, at least in a circle of a few FWHM."""
+    """Flux in 2.5 Kron (1980) radii, at least in a circle of some two FWHM."""
     import sep
 
     shape = [np.asarray(found[name], np.float64) for name in ("a", "b", "theta")]
     shape[2] = np.clip(shape[2], -np.pi / 2, np.pi / 2)
     radius, _ = sep.kron_radius(pixels.data, x, y, *shape, KRON_REACH, mask=pixels.masked)
     scale = KRON_FACTOR * radius
-    small = ~(scale * np.sqrt(shape[0] * shape[1]) > KRON_MIN_RADIUS_FWHM * fwhm_px)
-    least = np.full_like(x, KRON_MIN_RADIUS_FWHM * fwhm_px)
+    least = np.full_like(x, KRON_MIN_RADIUS_FWHM * fwhm_px + KRON_MIN_RADIUS_PX)
+    small = ~(scale * np.sqrt(shape[0] * shape[1]) > least)
     major, minor = np.where(small, least, shape[0] * scale), np.where(small, least, shape[1] * scale)
     flux, error, flag = sep.sum_ellipse(
         pixels.data, x, y, major, minor, np.where(small, 0.0, shape[2]), 1.0,

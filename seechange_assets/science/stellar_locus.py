@@ -15,20 +15,34 @@ from seechange_assets.science.shapes import FWHM_PER_SIGMA
 GALAXY_SIZE_SCALE, ARTEFACT_DENSITY = 0.35, 0.05
 # Between these S/N a source has a say in where the locus lies.
 LOCUS_SNR, LOCUS_MIN_STARS = 20.0, 8
-# The locus is never narrower than this in ln(size).
-MIN_LOCUS_SCATTER = 0.01
+# How many sources tell the seeing at most, and how far the vote of each spreads in ln(size) at least.
+MAX_VOTERS, MIN_VOTE_WIDTH = 1000, 0.03
+# The locus is never narrower than this in ln(size); the second where too few stars tell its width.
+MIN_LOCUS_SCATTER, UNKNOWN_LOCUS_SCATTER = 0.01, 0.03
 
 FloatArray = NDArray[np.float64]
 
 
-def half_sample_mode(values: FloatArray) -> float:
-    """Mode of a sample by repeated halving (Bickel & Frühwirth 2006, CSDA 50, 3500)."""
-    ordered = np.sort(values)
-    while ordered.size > 3:
-        half = (ordered.size + 1) // 2
-        first = int(np.argmin(ordered[half - 1 :] - ordered[: ordered.size - half + 1]))
-        ordered = ordered[first : first + half]
-    return float(np.median(ordered))
+def stellar_size(log_size: FloatArray, snr: FloatArray, clean: NDArray[np.bool_]) -> float:
+    """The most frequent ln(size), each source voting with its brightness.
+
+    Every source spreads its vote over the error of its size. Bright sources count more (by the logarithm of
+    their S/N), because among them stars prevail, while most faint ones are galaxies; blended ones count half. A plain
+    mode of the same sizes follows any three galaxies that happen to agree where stars are few.
+
+    Parameters
+    ----------
+    log_size, snr : ndarray, shape (n,)
+        At least one source; those of the highest S/N are used.
+    clean : ndarray of bool, shape (n,)
+        Neither blended nor cut.
+    """
+    best = np.argsort(-snr, kind="stable")[:MAX_VOTERS]
+    size, snr = log_size[best], snr[best]
+    width = np.hypot(1.0 / snr, MIN_VOTE_WIDTH)
+    vote = np.log(np.maximum(snr, 3.0)) * np.where(clean[best], 1.0, 0.5) / width
+    density = np.exp(-0.5 * ((size[:, None] - size[None, :]) / width[None, :]) ** 2) @ vote
+    return float(size[int(np.argmax(density))])
 
 
 def profile_fwhm(
@@ -117,7 +131,7 @@ def star_scores(
         log_size, measured = np.log(size), np.isfinite(size) & (size > 0) & (snr > 0)
     if not measured.any():
         return np.zeros(x.size)
-    offset, scatter = _locus_offsets(x, y, log_size, measured & clean & (snr > LOCUS_SNR), measured, shape)
+    offset, scatter = _locus_offsets(x, y, log_size, snr, clean, measured, shape)
     error = np.sqrt(1.0 / np.maximum(snr[measured], 0.1) ** 2 + scatter**2)
     z = offset[measured]
     gauss = np.exp(-0.5 * (z / error) ** 2)
@@ -132,15 +146,16 @@ def star_scores(
 
 
 def _locus_offsets(
-    x: FloatArray, y: FloatArray, log_size: FloatArray, bright: NDArray[np.bool_], measured: NDArray[np.bool_],
-    shape: tuple[int, int],
+    x: FloatArray, y: FloatArray, log_size: FloatArray, snr: FloatArray, clean: NDArray[np.bool_],
+    measured: NDArray[np.bool_], shape: tuple[int, int],
 ) -> tuple[FloatArray, float]:  # fmt: skip
     """ln(size) relative to the locus at each position, and the scatter of the locus."""
+    bright = measured & clean & (snr > LOCUS_SNR)
     sample = bright if bright.sum() >= LOCUS_MIN_STARS else measured
-    mode = half_sample_mode(log_size[sample])
+    mode = stellar_size(log_size[sample], snr[sample], clean[sample])
     width, degree = 0.15, 0
     locus = np.full(x.size, mode)
-    scatter = MIN_LOCUS_SCATTER
+    scatter = UNKNOWN_LOCUS_SCATTER
     for _ in range(6):
         stars = sample & (np.abs(log_size - locus) < width)
         n = int(stars.sum())

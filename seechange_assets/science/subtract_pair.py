@@ -130,10 +130,12 @@ def as_reference(calibrated: CalibratedImage, variance: FloatImage | None = None
 
 
 def _as_image(raw: "RawCcd") -> Image:
-    """The frame with flags for what is not finite or saturated."""
+    """The frame with flags for what is not finite, has no weight or is saturated."""
     data = np.array(raw.data, np.float32)
     flags = np.zeros(data.shape, np.uint16) if raw.flags is None else np.array(raw.flags)
     flags[~np.isfinite(data)] |= np.uint16(Flag.NO_DATA)
+    if raw.variance is not None:
+        flags[~np.isfinite(raw.variance)] |= np.uint16(Flag.NO_DATA)
     if np.isfinite(raw.info.saturation) and raw.info.saturation > 0:
         flags[data >= raw.info.saturation] |= np.uint16(Flag.SATURATED)
     return Image(raw.info, data, flags)

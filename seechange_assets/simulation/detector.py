@@ -1,6 +1,6 @@
 """The simulated detector: from electrons falling on a CCD to the 16-bit numbers in the file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numba import njit
@@ -24,7 +24,8 @@ class Detector:
     """The fixed properties of one CCD.
 
     ``flat`` is the relative response (median 1, a few dead columns near 0), ``bias`` the structure on top of
-    the overscan level [ADU], hot columns included; ``dead`` and ``hot`` mark the bad columns.
+    the overscan level [ADU], hot columns included; ``bad`` marks the bad columns. ``dark`` [e-/s] and ``fringe``
+    (fraction of the sky) are there when `add_dark_and_fringes` put them in.
     """
 
     amplifiers: tuple[Amplifier, ...]
@@ -32,6 +33,8 @@ class Detector:
     flat: FloatImage
     bias: FloatImage
     bad: NDArray[np.bool_]
+    dark: FloatImage | None = None
+    fringe: FloatImage | None = None
 
 
 def make_detector(
@@ -70,8 +73,41 @@ def make_detector(
     return Detector(amplifiers, raw_shape, flat, bias, bad)
 
 
+def add_dark_and_fringes(
+    rng: Generator, detector: Detector, *, dark_e_s: float = 0.0, fringe_fraction: float = 0.0
+) -> Detector:
+    """The same CCD with dark current and fringes.
+
+    Parameters
+    ----------
+    dark_e_s : float
+        Median dark current [e-/s]; it rises to one side, and one pixel in 10,000 is warm.
+    fringe_fraction : float
+        Rms of the fringes as a fraction of the sky.
+    """
+    ny, nx = detector.flat.shape
+    dark = fringe = None
+    if dark_e_s > 0:
+        dark = (dark_e_s * rng.lognormal(0, 0.1, (ny, nx)) * np.linspace(0.7, 1.3, ny)[:, None]).astype(np.float32)
+        warm = rng.integers(0, dark.size, dark.size // 10_000)
+        dark.flat[warm] *= rng.uniform(5, 30, len(warm)).astype(np.float32)
+    if fringe_fraction > 0:
+        v, u = np.linspace(-1, 1, ny)[:, None], np.linspace(-nx / ny, nx / ny, nx)[None, :]
+        a, b, c, d = rng.normal(0, 1, 4)
+        # Lines of equal thickness of a bent layer, some 40 pixels apart.
+        phase = ny / 40 * np.pi * (u + 0.6 * v + 0.1 * (a * u**2 + b * u * v + c * v**2) + 0.05 * d * v**3)
+        fringe = (np.sqrt(2) * fringe_fraction * np.sin(phase)).astype(np.float32)
+    return replace(detector, dark=dark, fringe=fringe)
+
+
 def expose(
-    rng: Generator, electrons: FloatImage, detector: Detector, *, exptime_s: float, cosmic_rays: bool = True
+    rng: Generator,
+    electrons: FloatImage,
+    detector: Detector,
+    *,
+    exptime_s: float,
+    cosmic_rays: bool = True,
+    sky_e: float = 0.0,
 ) -> NDArray[np.uint16]:
     """The raw frame of a scene.
 
@@ -79,8 +115,14 @@ def expose(
     ----------
     electrons : ndarray of float32
         Expected electrons per pixel before the pixel response, shape of the CCD.
+    sky_e : float
+        Sky in it that makes fringes [e-/pixel].
     """
     collected = electrons * detector.flat
+    if detector.fringe is not None and sky_e > 0:
+        collected += np.float32(sky_e) * detector.fringe * detector.flat
+    if detector.dark is not None and exptime_s > 0:
+        collected += detector.dark * np.float32(exptime_s)
     add_shot_noise(rng, collected)
     if cosmic_rays:
         count = rng.poisson(COSMIC_RAYS_PER_MPIX * collected.size / 1e6 * max(exptime_s, 1.0) / 45.0)

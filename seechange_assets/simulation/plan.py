@@ -21,7 +21,9 @@ DITHER_ARCSEC, POINTING_ERROR_ARCSEC, ROTATION_ERROR_DEG, DISTORTION = 6.0, 2.5,
 REFERENCE_SEEING_ARCSEC, SCIENCE_SEEING_ARCSEC = (1.4, 1.8), (1.5, 2.2)
 
 #: First number of a random stream: what it is for.
-STREAM_SKY, STREAM_DETECTOR, STREAM_CONDITIONS, STREAM_FRAME, STREAM_CATALOG = range(5)
+STREAM_SKY, STREAM_DETECTOR, STREAM_CONDITIONS, STREAM_FRAME, STREAM_CATALOG, STREAM_DARK = range(6)
+#: Exposure times of the calibrations [s].
+BIAS_S, DARK_S, FLAT_S = 0.0, 120.0, 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class Simulator:
     transients_per_ccd: int
     reference_epochs: int
     streaks: int
+    dark_e_s: float = 0.0
+    fringe_fraction: float = 0.0
     rows: list[dict[str, Any]] = field(default_factory=list)
     trails: list[dict[str, Any]] = field(default_factory=list)
 
@@ -59,13 +63,14 @@ class Simulator:
         return self.instrument.ccds.index(ccd)
 
 
-def plan_survey(simulator: Simulator, exposures: int, references: int, biases: int, flats: int) -> list[Exposure]:
+def plan_survey(
+    simulator: Simulator, exposures: int, references: int, biases: int, flats: int, darks: int = 0
+) -> list[Exposure]:
     """The observing plan, in order of time."""
     plan: list[Exposure] = []
-    for kind, count in (("bias", biases), ("flat", flats)):
+    for kind, count, exptime_s in (("bias", biases, BIAS_S), ("flat", flats, FLAT_S), ("dark", darks, DARK_S)):
         for _ in range(count):
-            start = CALIBRATION_NIGHT + timedelta(minutes=len(plan))
-            exptime_s = 0.0 if kind == "bias" else 5.0
+            start = CALIBRATION_NIGHT + timedelta(minutes=3 * len(plan) if kind == "dark" else len(plan))
             plan.append(Exposure(len(plan), kind, "calibration", Conditions(mjd_of(start), exptime_s, float("nan"))))
     nights = (FIRST_REFERENCE + timedelta(days=i) for i in range(references))
     plan += [_science(simulator, "reference", night, REFERENCE_SEEING_ARCSEC) for night in nights]

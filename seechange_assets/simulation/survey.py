@@ -16,13 +16,14 @@ from seechange_assets.errors import ParameterError
 from seechange_assets.instruments.base import get_instrument
 from seechange_assets.instruments.headers import exposure_key
 from seechange_assets.instruments.ls4 import Ls4
-from seechange_assets.simulation.detector import Detector, add_streak, expose, make_detector
+from seechange_assets.simulation.detector import Detector, add_dark_and_fringes, add_streak, expose, make_detector
 from seechange_assets.simulation.geometry import Geometry
 from seechange_assets.simulation.plan import (
     DISTORTION,
     FIRST_SCIENCE,
     POINTING_DEG,
     STREAM_CATALOG,
+    STREAM_DARK,
     STREAM_DETECTOR,
     STREAM_FRAME,
     STREAM_SKY,
@@ -55,11 +56,12 @@ class SimulatedSurvey:
     keys: dict[Path, str]
     catalog: Path
     truth: Path
+    darks: tuple[Path, ...] = ()
 
     @property
     def raw(self) -> tuple[Path, ...]:
         """Every raw file."""
-        return self.biases + self.flats + self.references + self.science
+        return self.biases + self.flats + self.darks + self.references + self.science
 
 
 def simulate_survey(
@@ -71,6 +73,9 @@ def simulate_survey(
     reference_epochs: int = 3,
     biases: int = 5,
     flats: int = 5,
+    darks: int = 0,
+    dark_e_s: float = 0.0,
+    fringe_fraction: float = 0.0,
     transients_per_ccd: int = 30,
     streaks: int = 0,
     instrument: str = "ls4",
@@ -90,6 +95,10 @@ def simulate_survey(
         CCDs to render; the files hold these alone and say so in ``NCCD`` and ``CCDLIST``.
     reference_epochs : int
         Exposures without transients, from 2026-11-02 (``PROJECT`` is ``reference``).
+    darks : int
+        Dark frames.
+    dark_e_s, fringe_fraction : float
+        Dark current [e-/s] and rms of the fringes (fraction of the sky) in every frame; see `add_dark_and_fringes`.
     streaks : int
         Satellite trails per science exposure and CCD.
     instrument : str
@@ -115,12 +124,14 @@ def simulate_survey(
             f"simulate: unknown CCD {unknown[:1]}: use names from {camera.ccds[0]} to {camera.ccds[-1]}"
         )
     chosen = tuple(ccd for ccd in camera.ccds if ccd in ccds)
-    simulator = Simulator(seed, camera, transients_per_ccd, max(reference_epochs, 1), streaks)
-    plan = plan_survey(simulator, exposures, reference_epochs, biases, flats)
+    simulator = Simulator(
+        seed, camera, transients_per_ccd, max(reference_epochs, 1), streaks, dark_e_s, fringe_fraction
+    )
+    plan = plan_survey(simulator, exposures, reference_epochs, biases, flats, darks)
     skies = {ccd: _draw_sky(simulator, ccd) for ccd in chosen}
     detectors = lru_cache(maxsize=4)(lambda ccd: _detector(simulator, ccd))
     (out / "raw").mkdir(parents=True, exist_ok=True)
-    written: dict[str, list[Path]] = {"bias": [], "flat": [], "reference": [], "survey": []}
+    written: dict[str, list[Path]] = {"bias": [], "flat": [], "dark": [], "reference": [], "survey": []}
     keys = {}
     for i, exposure in enumerate(plan):
         key = exposure_key(camera.name, exposure.conditions.mjd)
@@ -147,6 +158,7 @@ def simulate_survey(
         keys,
         catalog,
         truth,
+        files["dark"],
     )
 
 
@@ -173,9 +185,13 @@ def _draw_sky(simulator: Simulator, ccd: str) -> Sky:
 def _detector(simulator: Simulator, ccd: str) -> Detector:
     camera = simulator.instrument
     east, north = camera.ccd_offset_deg(ccd)
-    return make_detector(
+    detector = make_detector(
         simulator.rng(STREAM_DETECTOR, simulator.number(ccd)), camera.amplifiers(), camera.raw_shape, camera.ccd_shape,
         edge_distance=(east / 3.0, north / 3.0),
+    )  # fmt: skip
+    return add_dark_and_fringes(
+        simulator.rng(STREAM_DARK, simulator.number(ccd)), detector, dark_e_s=simulator.dark_e_s,
+        fringe_fraction=simulator.fringe_fraction,
     )  # fmt: skip
 
 
@@ -203,7 +219,8 @@ def _frame(
         simulator.trails.append({"exposure": key, "ccd": ccd} | dict(zip(("x1", "y1", "x2", "y2"), ends, strict=True)))
     if is_survey:
         note_truth(simulator, exposure, key, ccd, sky, scene, psf, detector)
-    return expose(rng, scene.electrons, detector, exptime_s=exptime_s)
+    sky_e = exposure.conditions.sky_e(name, camera.pixel_scale_arcsec)
+    return expose(rng, scene.electrons, detector, exptime_s=exptime_s, sky_e=sky_e)
 
 
 def _write_tables(simulator: Simulator, skies: list[Sky], catalog: Path, truth: Path) -> None:

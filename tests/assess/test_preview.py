@@ -53,7 +53,7 @@ def opened(product: Any) -> np.ndarray:
     return np.asarray(Picture.open(io.BytesIO(preview_png(product))).convert("RGB")).astype(int)
 
 
-@pytest.mark.parametrize("kind", PRODUCTS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", sorted(PRODUCTS, key=lambda kind: kind.__name__), ids=lambda kind: kind.__name__)
 def test_every_product_has_a_small_picture_or_none(kind):
     product = make(kind)
     markdown = preview_markdown(product)

@@ -30,14 +30,16 @@ def test_community_pipeline_product() -> None:
     raw = camera.read_ccd(path, "N2")
     assert raw.data.shape == (251, 245)
     assert raw.info.gain == pytest.approx(4.47)
-    assert raw.info.steps_done == ("overscan", "bias", "linearity", "flat")
+    assert raw.info.steps_done == ("overscan", "bias", "linearity", "dark", "flat", "fringe", "illumination")
     # The mask of this cut-out knows cosmic rays alone (code 5).
     assert set(np.unique(raw.flags)) == {0, Flag.COSMIC_RAY}
     sky = 1.4826 * np.median(np.abs(raw.data - np.median(raw.data)))
     assert np.sqrt(np.median(raw.variance)) == pytest.approx(sky, rel=0.15)
     ra, dec = wcs_from_text(raw.info.wcs_guess).all_pix2world(122, 125, 0)
     assert (ra, dec) == (pytest.approx(exposure.ra_deg, abs=1.2), pytest.approx(exposure.dec_deg, abs=1.2))
-    image = detrend(raw, None, None, camera.bad_pixels("N2"))
+    raw.variance[5, 6] = np.inf
+    image = detrend(raw, {}, camera.bad_pixels("N2"))
+    assert image.flags[5, 6] & Flag.NO_DATA
     assert (image.flags & Flag.COSMIC_RAY).any()
 
 
@@ -57,6 +59,20 @@ def test_every_real_image_is_read() -> None:
             raw = camera.read_ccd(path, ccd)
             assert raw.flags is not None
             assert raw.variance is not None
+
+
+def test_an_image_without_mask_and_weight_is_refused(tmp_path: Path) -> None:
+    folder = test_data("decam_legacypipe") / "testcase4/images/decam/CP/V4.8.2/CP20170315"
+    camera, name = get_instrument("decam"), "c4d_170316_062107_ooi_z_ls9.N2.fits"
+    lonely, archived = tmp_path / name, tmp_path / "raw.0123456789.fits"
+    for path in (lonely, archived):
+        path.write_bytes((folder / name).read_bytes())
+        for read in (camera.read_exposure, lambda path: camera.read_ccd(path, "N2")):
+            with pytest.raises(BadExposure, match="without its mask and weight"):
+                read(path)
+    for part in ("_ood_", "_oow_"):
+        lonely.with_name(name.replace("_ooi_", part)).write_bytes((folder / name.replace("_ooi_", part)).read_bytes())
+    assert camera.read_exposure(lonely).filters == {"N2": "z"}
 
 
 def test_mask_codes_and_bits() -> None:
@@ -105,7 +121,7 @@ def test_raw_exposure(tmp_path: Path) -> None:
     shape = camera.ccd_shape
     flat = Master("flat", "f", "S2", "decam", "r", 0, 1e5, np.ones(shape, np.float32), np.zeros(shape, np.uint16), ())
     bias = Master("bias", "b", "S2", "decam", "", 0, 1e5, np.zeros(shape, np.float32), np.zeros(shape, np.uint16), ())
-    image = detrend(raw, bias, flat, camera.bad_pixels("S2"), cosmic_rays=False)
+    image = detrend(raw, {"bias": bias, "flat": flat}, camera.bad_pixels("S2"), cosmic_rays=False)
     # The same counts mean more electrons at the amplifier with the larger gain.
     assert np.median(image.data[:, 100:900]) == pytest.approx(400 * 4.0 / 4.2, abs=0.1)
 

@@ -1,6 +1,8 @@
 """Bad files are refused with one clear line, nothing is written, everything else goes on."""
 
+import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -8,9 +10,10 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from seechange_assets.errors import InvalidName, SeeChangeError
+from seechange_assets.errors import InvalidName
 from seechange_assets.partitions import Partition
 from sensors.new_exposures import collect_drop
+from sql.models import ReportRow
 
 
 def copy_of(world, tmp_path, *, date="2026-11-25T04:00:00.000", name="new.fits") -> Path:
@@ -67,6 +70,7 @@ def test_wrong_number_of_extensions(world, tmp_path):
         (0, "DATE-OBS", "2850-01-01T00:00:00"),
         (0, "EXPTIME", None),
         (0, "EXPTIME", -1.0),
+        (0, "EXPTIME", 0.0),
         (0, "EXPTIME", 1e9),
         (0, "EXPTIME", "long"),
         (1, "FILTER", None),
@@ -139,6 +143,34 @@ def test_the_same_key_with_other_bytes_is_a_conflict(world, tmp_path):
     assert world.cli("verify").code == 0
 
 
+def test_too_many_detections_stop_before_objects_and_alerts(world, tmp_path, monkeypatch):
+    """A bad subtraction gives thousands of peaks: none of them becomes an object."""
+    from astropy.table import vstack
+
+    from seechange_assets.science import detections
+
+    path = copy_of(world, tmp_path, date="2026-11-24T04:00:00.000")
+    key = world.cli("ingest", str(path), "--json").json[0]["exposure"]
+    found = detections.detect
+
+    def detect_noise(*args, **kwargs):
+        real = found(*args, **kwargs)
+        return dataclasses.replace(real, table=vstack([real.table] * (1000 // len(real.table) + 1)))
+
+    monkeypatch.setattr(detections, "detect", detect_noise)
+    before = world.counts()
+    assert not world.process(key, "01").success
+    after = world.counts()
+    grown = {name for name in after if after[name] != before[name]}
+    assert "detection_lists" in grown
+    assert grown.isdisjoint({"cutouts", "association_sets", "objects", "alert_sets", "alerts_outbox"})
+    with world.session.store.database.session() as session:
+        report = session.get(ReportRow, (key, "01", "detections"))
+        assert session.get(ReportRow, (key, "01", "associations")) is None
+    assert report.outcome == "failed"
+    assert "detection_count" in report.message
+
+
 HOSTILE = ["../x", "a\nb", "a'b", 'a"; DROP TABLE exposures; --', "a,b", "a|b", "x" * 300, "", "."]
 
 
@@ -147,10 +179,9 @@ def test_hostile_keys(world, key):
     answer = world.cli("process", key)
     assert answer.code == 1
     assert len(answer.err.strip().splitlines()) == 1
-    with pytest.raises((InvalidName, SeeChangeError)):
-        world.session.store.path("image", Partition(key, "01"))
-    with pytest.raises(SeeChangeError):
-        world.session.store.path("image", Partition(world.simulated.keys[world.simulated.science[0]], key))
+    for partition in (Partition(key, "01"), Partition(world.simulated.keys[world.simulated.science[0]], key)):
+        with pytest.raises(InvalidName):
+            world.session.store.path("image", partition)
 
 
 @pytest.mark.parametrize("keyword", ["OBJECT", "PROJECT", "FIELD", "OBSERVER"])
@@ -173,14 +204,15 @@ def test_the_drop_directory_keeps_what_it_refuses(world, tmp_path):
     bad = drop / "b'ad;\n|,.fits"
     bad.write_bytes(b"junk")
     for path in (good, bad):
-        import os
-
         os.utime(path, (0, 0))
     problems = collect_drop(drop, world.session.registry)
     assert len(problems) == 1
     assert [path.name for path in drop.iterdir()] == ["refused"]
-    assert {path.name for path in (drop / "refused").iterdir()} == {bad.name, f"{bad.name}.reason"}
-    assert "BadExposure" in (drop / "refused" / f"{bad.name}.reason").read_text()
+    kept, reason = sorted((drop / "refused").iterdir())
+    assert reason.name == f"{kept.name}.reason"
+    assert kept.name.endswith(".b_ad____.fits")
+    assert kept.read_bytes() == b"junk"
+    assert "BadExposure" in reason.read_text()
     assert world.session.registry.get("demo_20261129T040000") is not None
 
 

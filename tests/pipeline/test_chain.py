@@ -1,17 +1,26 @@
 """Raw exposures in, alerts out: every product stored, every alert read back."""
 
 import json
+import re
 
 import numpy as np
+import pytest
 import sqlalchemy as sa
 from astropy.table import Table
 
 from resources.alert_stream import listen
+from seechange_assets import products as p
+from seechange_assets.errors import ProductNotFound
 from seechange_assets.simulation.judge import judge
 from sql.alerts import OutboxRow
 from sql.models import PRODUCT_ROWS
 
-CHAIN = [name for name in PRODUCT_ROWS if name not in ("master_bias", "master_flat", "reference")]
+PRODUCT_CLASSES = {
+    "image": p.Image, "background": p.Background, "sources": p.Sources, "psf": p.Psf, "wcs": p.Wcs, "zp": p.ZeroPoint,
+    "diff": p.Difference, "detections": p.Detections, "cutouts": p.Cutouts, "measurements": p.Measurements,
+    "scores": p.Scores,
+}  # fmt: skip
+CHAIN = [name for name in PRODUCT_ROWS if name != "reference" and not name.startswith("master_")]
 
 
 def outbox(world, exposure):
@@ -88,12 +97,19 @@ def test_survey_gives_every_product(world, exposure):
 
     with world.as_environment():
         survey = Survey.open()
-    for name in CHAIN[:10]:
-        product = getattr(survey, name)(exposure, "01")
-        assert type(product).__name__
+    for name, product_class in PRODUCT_CLASSES.items():
+        assert type(getattr(survey, name)(exposure, "01")) is product_class
     assert np.isfinite(survey.zp(exposure, "01").zp)
     corner = survey.wcs(exposure, "01").astropy().all_pix2world(256, 256, 0)
-    assert len(survey.objects(float(corner[0]), float(corner[1]), 600.0)) > 0
+    found = survey.objects(float(corner[0]), float(corner[1]), 600.0)
+    assert len(found) > 0
+    curve = survey.lightcurve(found["name"][0])
+    assert set(curve["kind"]) <= {"detection", "forced"}
+    assert "detection" in curve["kind"]
+    assert (np.diff(curve["mjd_mid"]) >= 0).all()
+    assert np.isfinite(curve["flux_njy"][curve["kind"] == "detection"]).all()
+    with pytest.raises(ProductNotFound, match="no object"):
+        survey.lightcurve("SC1900a")
 
 
 def test_objects_command_finds_what_alerts_name(world, exposure):
@@ -117,3 +133,12 @@ def test_listen_command_prints_json(world):
     lines = [json.loads(line) for line in answer.out.splitlines()]
     assert len(lines) == 2
     assert all("diaSource" in line for line in lines)
+
+
+def test_listen_command_prints_a_line_for_people(world):
+    answer = world.cli("alerts", "listen", "--from-beginning", "--maximum", "2", "--timeout", "8")
+    assert answer.code == 0, answer.err
+    lines = answer.out.splitlines()
+    assert len(lines) == 2
+    form = r"SC2026[a-z]+ +[\d.]+ +[+-][\d.]+  [gr] +-?\d+\.\d nJy  S/N +-?\d+\.\d  score [01]\.\d\d  demo_2026\w+"
+    assert all(re.fullmatch(form, line) for line in lines), lines

@@ -1,6 +1,13 @@
 """`seechange verify` names what is wrong with the archive."""
 
+import threading
 from pathlib import Path
+
+import sqlalchemy as sa
+
+from io_managers import verify as verify_module
+from io_managers.verify import verify
+from sql.models import PsfRow
 
 
 def test_deleted_changed_and_foreign_files_are_named(world, exposure):
@@ -41,3 +48,43 @@ def test_a_damaged_input_stops_the_step_with_one_clear_line(world, exposure):
         assert "differs from its row" in failure.event_specific_data.error.to_string()
     finally:
         path.write_bytes(content)
+
+
+def test_what_is_written_meanwhile_is_no_problem(world, exposure, monkeypatch):
+    """Three writers at work: one between its file and its row, one that rewrites, one that begins after the list."""
+    store, root = world.session.store, Path(world.settings.archive)
+    with store.database.session() as session:
+        row = session.scalars(sa.select(PsfRow).where(PsfRow.partition == exposure, PsfRow.ccd == "01")).one()
+    path = root / row.filepath
+    half, late = path.with_name("half.fits"), path.with_name("late.fits")
+    content = path.read_bytes()
+
+    def finish(name):
+        """The row of a file that was there before."""
+        with store.database.session() as session:
+            session.execute(sa.update(PsfRow).where(PsfRow.id == row.id).values(filepath=name))
+
+    def slow_check(*arguments):
+        late.write_bytes(b"written after the list was made")
+        return check(*arguments)
+
+    check = verify_module._check
+    half.write_bytes(content)
+    path.unlink()  # its row seems to lack a file until the writer has committed
+    writer = threading.Timer(1.0, finish, [str(half.relative_to(root))])
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(verify_module, "_check", slow_check)
+            patch.setattr(verify_module, "PATIENCE_S", 2.0)
+            writer.start()
+            n_files, problems = verify(store.database, store.archive)
+        assert n_files > 0
+        assert problems == []
+        assert {p.kind for p in verify(store.database, store.archive)[1]} == {"orphan"}  # nobody wrote a row for it
+    finally:
+        writer.join()
+        path.write_bytes(content)
+        finish(row.filepath)
+        half.unlink()
+        late.unlink()
+    assert verify(store.database, store.archive)[1] == []

@@ -10,15 +10,16 @@ import sqlalchemy as sa
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from resources.alert_stream import AlertStream, Delivery, Message, listen, relay
+from resources.alert_stream import AlertStream, Delivery, Message, decode, listen, relay
 from seechange_assets.errors import InvalidName, ParameterError, ServiceUnavailable
 from seechange_assets.publish.alerts import AlertParameters, build_alerts, topic_name
 from seechange_assets.publish.associations import associate_measurements
 from seechange_assets.publish.forced_photometry import force_at_objects
-from seechange_assets.publish.packets import SCHEMA_FOLDER, read_packet
+from seechange_assets.publish.packets import SCHEMA_FOLDER
 from sql.alerts import OutboxRow, covered, outbox_status, requeue
 from sql.base import deterministic_id
 from sql.models import DifferenceRow, ExposureRow, ReferenceRow
+from sql.objects import ForcedPhotometryRow, ObjectRow
 from sql.sky import healpix_of, polygon_of, separation_deg
 from tests.publish.sky import MJD, PROVENANCES, cutouts, difference, measurements, scores
 
@@ -79,7 +80,7 @@ def outbox(database):
 
 
 def packets(database):
-    return {row.key: read_packet(row.packet) for row in outbox(database)}
+    return {row.key: decode(row.packet, row.schema_name) for row in outbox(database)}
 
 
 def test_topics():
@@ -101,7 +102,8 @@ def test_a_packet_tells_the_whole_history(database):
     assert alerts.topic == "ls4-alerts-20251121"
     with database.session() as session:
         rows = session.scalars(sa.select(OutboxRow).where(OutboxRow.exposure == "ls4_2").order_by(OutboxRow.sequence))
-        first = read_packet(next(iter(rows)).packet)
+        first = next(iter(rows))
+        first = decode(first.packet, first.schema_name)
     assert first["diaSource"]["visit"] == "ls4_2"
     assert [s["visit"] for s in first["prvDiaSources"]] == ["ls4_1"]
     # The object was not known when ls4_0 was measured: no forced flux then, but a limit.
@@ -119,11 +121,37 @@ def test_a_packet_tells_the_whole_history(database):
 
 
 def test_a_rerun_adds_nothing(database):
+    """Not even after a later exposure, which moves the mean positions and finds an object of its own."""
     first = night(database)
+    night(database, "ls4_2", MJD + 1, stars=((60.6, 80.7, 5000.0), (90.0, 150.0, 2000.0)))
     before = [(row.alert_id, row.packet) for row in outbox(database)]
     again = night(database)
     assert all((first.table[name] == again.table[name]).all() for name in first.table.colnames)
     assert [(row.alert_id, row.packet) for row in outbox(database)] == before
+
+
+def test_a_difference_made_again_sends_new_alerts_and_keeps_the_names_that_were_sent(database):
+    first = night(database)
+    night(database, stars=((60.3, 80.7, 5500.0), (90.0, 150.0, 2000.0)))
+    rows = outbox(database)
+    assert len(rows) == 5
+    assert len({row.alert_id for row in rows}) == 5
+    assert rows[3].key == first.table["object_name"][0]  # brighter than before, the same object
+    with database.session() as session:
+        detections = {item.name: item.n_detections for item in session.scalars(sa.select(ObjectRow))}
+        forced = set(session.scalars(sa.select(ForcedPhotometryRow.object_id)))
+    gone = set(first.table["object_name"][1:])
+    assert {name: n for name, n in detections.items() if name in gone} == dict.fromkeys(gone, 0)
+    assert sum(detections.values()) == 2
+    assert len(forced) == 4  # an object with a name that others know keeps its light curve
+
+
+def test_objects_that_no_alert_named_are_forgotten_with_their_forced_photometry(database):
+    night(database, enabled=False)
+    night(database, stars=(), enabled=False)
+    with database.session() as session:
+        assert session.scalars(sa.select(ObjectRow)).all() == []
+        assert session.scalars(sa.select(ForcedPhotometryRow)).all() == []
 
 
 def test_disabled_alerts_are_made_but_not_committed(database):

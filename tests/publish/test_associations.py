@@ -125,12 +125,33 @@ def test_a_rerun_adds_nothing_and_gives_the_same_table(database):
     assert (count(database, ObjectRow), count(database, MeasurementRow)) == (2, 3)
 
 
-def test_a_difference_made_again_is_linked_anew(database):
-    run(database, measurements([10.0], [5.0]))
+def test_a_difference_made_again_leaves_no_ghost(database):
+    """What it does not show any more is gone; what is seen by others, too, stays with what is left."""
+    first = run(database, measurements([10.0, 20.0], [5.0, 5.0]))
+    run(database, measurements([20.0], [5.0 + ARCSEC]), exposure="ls4_2", mjd=MJD + 1)
     table = run(database, measurements([10.01], [5.0]))
     assert table["is_new"][0]
-    assert count(database, MeasurementRow) == 1
-    assert count(database, ObjectRow) == 2
+    assert table["measurement_id"][0] not in set(first["measurement_id"])
+    assert count(database, MeasurementRow) == 2
+    kept, made = objects(database)
+    assert (kept.name, kept.n_detections, kept.ra) == (first["object_name"][1], 1, 20.0)
+    assert kept.mean_dec == pytest.approx(5.0 + ARCSEC, abs=1e-9)
+    assert kept.first_mjd == kept.last_mjd == pytest.approx(MJD + 1 + 30 / 86400)
+    assert (made.name, made.ra) == (table["object_name"][0], 10.01)
+
+
+def test_a_changed_measurement_is_another_one_of_the_same_object(database):
+    first = run(database, measurements([10.0], [5.0]))
+    again = run(database, measurements([10.0], [5.0], flux=1100.0))
+    assert first["measurement_id"][0] != again["measurement_id"][0]
+    assert first["object_name"][0] == again["object_name"][0]
+    assert [item.n_detections for item in objects(database)] == [1]
+
+
+def test_a_difference_made_again_without_detections_clears_what_was_there(database):
+    run(database, measurements([10.0, 20.0], [5.0, 5.0], is_bad=[False, True]))
+    assert len(run(database, measurements([], []))) == 0
+    assert (count(database, ObjectRow), count(database, MeasurementRow)) == (0, 0)
 
 
 def test_the_nearest_object_wins_not_the_first(database):

@@ -10,7 +10,7 @@ from seechange_assets.publish.associations import associate_measurements
 from seechange_assets.publish.forced_photometry import ForcedPhotometryParameters, force_at_objects
 from seechange_assets.science.forced_photometry import force_photometry
 from sql.objects import ForcedPhotometryRow, ObjectRow
-from tests.publish.sky import PROVENANCES, ZP, difference, image_info, measurements, scores
+from tests.publish.sky import MJD, PROVENANCES, ZP, difference, image_info, measurements, scores
 
 
 def at_pixels(product, x, y):
@@ -50,6 +50,28 @@ def test_objects_off_the_image_are_left_out_and_masked_ones_have_no_flux():
     assert list(np.isfinite(table["flux_psf"])) == [False, True, False]  # the last: nearly half the PSF is outside
     assert list(table["image_flags"]) == [int(Flag.SATURATED), int(Flag.BAD), 0]
     assert len(force_photometry(product, at_pixels(product, [], [])).table) == 0
+
+
+def test_later_exposures_change_nothing(database):
+    """Objects count from their first detection on, at the place where that was."""
+
+    def linked(x, y, exposure, mjd):
+        ra, dec = product.wcs.astropy().all_pix2world(x, y, 0)
+        associate_measurements(
+            database, image_info(exposure, mjd=mjd), measurements(ra, dec), scores(len(x)),
+            provenance_id=PROVENANCES["associations"],
+        )  # fmt: skip
+
+    product = difference(exposure="ls4_1")
+    linked([60.3], [80.7], "ls4_1", MJD)
+    first = force_at_objects(database, product, provenance_id=PROVENANCES["forced_photometry"]).table
+    linked([60.8, 100.0], [80.7, 100.0], "ls4_2", MJD + 1)
+    again = force_at_objects(database, product, provenance_id=PROVENANCES["forced_photometry"]).table
+    assert len(first) == len(again) == 1
+    assert all((first[name] == again[name]).all() for name in first.colnames)
+    assert again["x"][0] == pytest.approx(60.3, abs=1e-6)
+    later = difference(exposure="ls4_2", mjd=MJD + 1)
+    assert len(force_at_objects(database, later, provenance_id=PROVENANCES["forced_photometry"]).table) == 2
 
 
 def test_known_objects_are_measured_and_stored_once(database):

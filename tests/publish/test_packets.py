@@ -10,8 +10,10 @@ from astropy.io import fits
 from astropy.time import Time
 from astropy.wcs import WCS
 
+from resources.alert_stream import decode
 from seechange_assets.publish.packets import (
     SCHEMA_FOLDER,
+    SCHEMA_NAME,
     PacketContext,
     alert_id,
     alert_schema,
@@ -19,7 +21,6 @@ from seechange_assets.publish.packets import (
     fits_stamp,
     limit_record,
     mjd_tai,
-    read_packet,
     stamp_wcs,
 )
 from sql.sky import separation_deg
@@ -97,7 +98,8 @@ def test_every_field_is_documented():
 
 
 def test_negative_flux_is_marked():
-    assert read_packet(build_packet(CONTEXT, source(flux_njy=-5.0), target()))["diaSource"]["isNegative"]
+    packet = build_packet(CONTEXT, source(flux_njy=-5.0), target())
+    assert decode(packet, SCHEMA_NAME)["diaSource"]["isNegative"]
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,26 @@
 """Cones from files, cells and a fake Gaia archive."""
 
 import multiprocessing
+import os
+import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from astropy.io import fits
 from astropy.table import Table
 
+from io_managers.verify import verify
+from resources.archive import Archive
+from resources.archived_excerpts import ArchivedExcerpts
+from resources.catalog_excerpts import Cell, FolderExcerpts
 from resources.catalog_tables import normalised
+from resources.database import Database
 from resources.sky_catalog import FileCatalog, GaiaArchive, PartitionedCatalog, open_sky_catalog, write_partitioned
-from seechange_assets.errors import CatalogError, ServiceUnavailable
+from seechange_assets.errors import ArchiveError, CatalogError, ServiceUnavailable
+from sql.models import CatalogExcerptRow
 
 
 def gaia_table(ra, dec, seed=0) -> Table:
@@ -215,3 +225,90 @@ def test_two_processes_fetch_a_cell_once_and_a_stale_lock_blocks_nobody(tmp_path
         cell.unlink()  # the lock files stay, as after a crash
     _fetch(folder, log)
     assert len(list(folder.rglob("npix=*.fits"))) == len(cells)
+
+
+def _fetch_slowly(excerpts, log: Path, seconds: float) -> None:
+    """A process of its own that needs one excerpt; the archive answers after a while."""
+
+    def query(ra, dec, radius, max_mag):
+        with log.open("a") as handle:
+            handle.write(f"{os.getpid()}\n")
+        time.sleep(seconds)
+        return gaia_table(np.full(50, ra), np.full(50, dec))
+
+    cell = Cell("gaia_dr3", 6, 1000, 22.0)
+    GaiaArchive(excerpts(), query)._cell(excerpts(), cell)
+
+
+@pytest.fixture(params=["folder", "archive"])
+def excerpts(request, tmp_path):
+    """Both ways of keeping excerpts, as a function that a new process calls."""
+    if request.param == "folder":
+        return partial(FolderExcerpts, tmp_path / "excerpts")
+    url = request.getfixturevalue("database_url")
+    database = Database(url)
+    database.upgrade()
+    database.engine.dispose()
+    return partial(_archived, url, str(tmp_path / "archive"))
+
+
+def _archived(url: str, root: str) -> ArchivedExcerpts:
+    return ArchivedExcerpts(Database(url), Archive(root))
+
+
+def _start(excerpts, log: Path, seconds: float) -> multiprocessing.Process:
+    process = multiprocessing.get_context("spawn").Process(target=_fetch_slowly, args=(excerpts, log, seconds))
+    process.start()
+    return process
+
+
+def _wait_for(condition, seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_two_processes_cause_one_download(tmp_path, excerpts):
+    log = tmp_path / "log"
+    processes = [_start(excerpts, log, 1.0) for _ in range(2)]
+    for process in processes:
+        process.join(30)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert len(log.read_text().split()) == 1
+    assert len(excerpts().load(Cell("gaia_dr3", 6, 1000, 22.0)).table) == 50
+
+
+def test_a_killed_downloader_is_replaced_within_15_seconds(tmp_path, excerpts):
+    log = tmp_path / "log"
+    first = _start(excerpts, log, 600.0)
+    _wait_for(log.exists)
+    second = _start(excerpts, log, 0.0)
+    time.sleep(2.0)
+    assert second.is_alive()
+    assert len(log.read_text().split()) == 1
+    first.kill()
+    began = time.monotonic()
+    second.join(30)
+    assert second.exitcode == 0
+    assert time.monotonic() - began < 15.0
+    assert log.read_text().split() == [str(first.pid), str(second.pid)]
+
+
+def test_excerpts_of_the_archive_have_rows(tmp_path, database_url):
+    database, cell = Database(database_url), Cell("gaia_dr3", 6, 1000, 22.0)
+    database.upgrade()
+    excerpts = ArchivedExcerpts(database, Archive(str(tmp_path)))
+    assert excerpts.load(cell) is None
+    for _ in range(2):
+        excerpts.save(cell, normalised(whole_sky(30), "gaia_dr3"))
+    with database.session() as session:
+        row = session.scalars(sa.select(CatalogExcerptRow)).one()
+    assert (row.catalog, row.healpix_order, row.healpix, row.n_stars) == ("gaia_dr3", 6, 1000, 30)
+    assert verify(database, Archive(str(tmp_path))) == (1, [])
+    (tmp_path / row.filepath).write_bytes(b"changed")
+    with pytest.raises(ArchiveError, match="differs"):
+        excerpts.load(cell)
+    (tmp_path / row.filepath).unlink()
+    assert excerpts.load(cell) is None
+    database.engine.dispose()

@@ -241,7 +241,7 @@ def gaia_of_the_visit(path) -> SkyCatalog:
     columns |= {"ra_err": data["coord_raErr"] * mas, "dec_err": data["coord_decErr"] * mas}
     columns |= {"pm_ra": data["pm_ra"] * mas, "pm_dec": data["pm_dec"] * mas, "parallax": data["parallax"] * mas}
     columns |= {f"mag_{name}": magnitude(name) for name in ("g", "bp", "rp")}
-    columns["mag_g_err"] = np.full(len(data["coord_ra"]), 0.01)
+    columns |= {f"mag_{name}_err": np.full(len(data["coord_ra"]), 0.01) for name in ("g", "bp", "rp")}
     return SkyCatalog(Table(columns), 2016.0, "hsc")
 
 

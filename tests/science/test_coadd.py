@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from seechange_assets.errors import ReferenceUnusable
-from seechange_assets.products import Flag
+from seechange_assets.products import CalibratedImage, Flag
 from seechange_assets.science.coadd import build_reference, coadd
 from tests.science.pairs import Observation, observe, rotated_wcs, star_field
 

@@ -62,7 +62,12 @@ def test_hot_columns_are_flagged(detector: Detector) -> None:
 
 def test_flat_recovers_the_response(detector: Detector) -> None:
     bias = build_bias(frames(detector, 0.0, 5))
-    master = build_flat(frames(detector, 40000.0, 5), bias, calibration="c1", **MasterFlatParameters().arguments())
+    master = build_flat(
+        frames(detector, 40000.0, 5),
+        bias,
+        calibration="c1",
+        **MasterFlatParameters().arguments_without("flat_types", "master_set"),
+    )
     good = ~detector.bad
     ratio = (master.data / detector.flat)[good]
     assert np.median(ratio) == pytest.approx(1, abs=1e-3)
@@ -108,3 +113,57 @@ def test_too_few(detector: Detector) -> None:
 
 def test_demo_is_registered() -> None:
     assert isinstance(get_instrument("demo"), Demo)
+
+
+@pytest.mark.parametrize("kind", ["bias", "flat"])
+def test_noise_falls_as_the_root_of_the_number(detector: Detector, kind: str) -> None:
+    good, noises = ~detector.bad, []
+    counts = (4, 9, 16)
+    for count in counts:
+        if kind == "bias":
+            residual = build_bias(frames(detector, 0.0, count, seed=count)).data - detector.bias
+        else:
+            flat = build_flat(
+                frames(detector, 40000.0, count, seed=count), build_bias(frames(detector, 0.0, 25, seed=1))
+            )
+            residual = flat.data / detector.flat
+        noises.append(1.4826 * np.median(np.abs(residual[good] - np.median(residual[good]))) * np.sqrt(count))
+    # A flat carries the noise of the bias (4.2 ADU / 5 in 25,000) too: nothing.
+    assert noises == pytest.approx([np.mean(noises)] * 3, rel=0.03)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_cosmic_ray_in_one_of_seven_flats_leaves_no_trace(detector: Detector, seed: int) -> None:
+    bias = build_bias(frames(detector, 0.0, 5))
+    clean = frames(detector, 40000.0, 7, seed=seed)
+    rng, hit = np.random.default_rng(seed), clean[seed].data.copy()
+    y, x = rng.integers(5, 500, 200), rng.integers(5, 500, 200)
+    # From just clipped to saturated; the noise of a pixel is 130 ADU.
+    hit[y, x] += rng.uniform(800, 30000, 200).astype(np.float32)
+    struck = [*clean[:seed], replace(clean[seed], data=hit), *clean[seed + 1 :]]
+    one, other = build_flat(clean, bias), build_flat(struck, bias)
+    change = (other.data - one.data)[y, x]
+    # Six values instead of seven: a change like the noise, without a bias to one side.
+    assert np.abs(change).max() < 5 * other.noise
+    assert abs(change.mean()) < 4 * other.noise / np.sqrt(6 * 200)
+    elsewhere = np.ones(one.data.shape, bool)
+    elsewhere[y, x] = False
+    assert np.abs(other.data - one.data)[elsewhere].max() < 1e-5
+
+
+def test_broken_frames(detector: Detector) -> None:
+    """Half of a frame without data, stripes of NaN, a frame never read out: left out, pixel by pixel or as a whole."""
+    stack = frames(detector, 0.0, 6)
+    half, stripes = stack[0].data.copy(), stack[1].data.copy()
+    half[:256], stripes[::7] = np.nan, np.nan
+    constant = replace(stack[2], data=np.full_like(half, 1000.0), info=replace(stack[2].info, exposure="constant"))
+    master = build_bias([replace(stack[0], data=half), replace(stack[1], data=stripes), constant, *stack[3:]])
+    assert "constant" not in master.members
+    residual = (master.data - detector.bias)[~detector.bad]
+    assert np.abs(residual).max() < 20
+    hole = [replace(f, data=np.where(np.arange(f.data.shape[0])[:, None] == 100, np.nan, f.data)) for f in stack[:3]]
+    master = build_bias(hole)
+    assert (master.flags[100] & Flag.NO_DATA).all()
+    assert np.isfinite(master.data).all()
+    with pytest.raises(BadPixels, match="0 of 0"):
+        build_bias([constant] * 3)

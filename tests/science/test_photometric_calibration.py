@@ -53,6 +53,8 @@ def scene(seed, n=150, *, n_wrong=0, wrong_mag=None, scatter=0.015, color_term=0
             "mag_bp": (mag_g + 0.4 * color)[order],
             "mag_rp": (mag_g - 0.6 * color)[order],
             "mag_g_err": np.full(n, 0.003),
+            "mag_bp_err": np.full(n, 0.01),
+            "mag_rp_err": np.full(n, 0.01),
             "d_ra_mas": np.zeros(n),
             "d_dec_mas": np.zeros(n),
             "used": np.ones(n, bool),

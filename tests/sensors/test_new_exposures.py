@@ -1,0 +1,250 @@
+"""The drop directory: whole files are registered, bad ones refused, and no file stops the others."""
+
+import gzip
+import os
+import shutil
+import time
+from types import SimpleNamespace
+
+import dagster as dg
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from astropy.io import fits
+
+from io_managers.exposures import ExposureRegistry, one_line
+from seechange_assets.errors import BadExposure, ServiceUnavailable
+from sensors.new_exposures import MAX_EXPOSURES, REFUSE_AFTER_S, SETTLE_S, collect_drop, new_exposures
+from sql.models import RejectedFileRow
+from tests.sensors import rows
+
+LONG = "x" * 245 + ".fits"
+
+
+class Registry:
+    """Registers what begins with ``good``, refuses ``bad`` ones, fails for others as told."""
+
+    def __init__(self):
+        self.registered, self.rejected, self.failures = [], [], {}
+
+    def register(self, file):
+        if file.name in self.failures:
+            raise self.failures[file.name]
+        if not file.read_bytes().startswith(b"good"):
+            raise BadExposure(f"{file}: junk")
+        self.registered.append(file.name)
+
+    def reject(self, file, error):
+        self.rejected.append(file.name)
+
+
+@pytest.fixture
+def registry():
+    return Registry()
+
+
+@pytest.fixture
+def drop(tmp_path):
+    (tmp_path / "drop").mkdir()
+    return tmp_path / "drop"
+
+
+def put(drop, name, content=b"good", quiet_s=2 * REFUSE_AFTER_S):
+    path = drop / os.fsdecode(name)
+    path.write_bytes(content)
+    os.utime(path, (time.time() - quiet_s,) * 2)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("name", [LONG, b"bad\xff\xfe.fits", b"bad\n\x1b[31m'; drop.fits", "bäd.fits"])
+def test_no_name_stops_the_others(drop, registry, name):
+    put(drop, name, b"junk")
+    put(drop, "zz_good.fits")
+    (problem,) = collect_drop(drop, registry)
+    assert registry.registered == ["zz_good.fits"]
+    assert names(drop) == ["refused"]
+    problem.encode("utf-8")
+    assert problem.isprintable()
+    assert len(problem) <= 200
+    kept = sorted((drop / "refused").iterdir())
+    assert [path.suffix for path in kept] == [".fits", ".reason"]
+    assert kept[1].name == f"{kept[0].name}.reason"
+    assert set(kept[0].name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.+ -[")
+    assert kept[0].read_bytes() == b"junk"
+    assert kept[1].read_text(encoding="utf-8").isprintable() is False  # the newline at its end
+    assert len(kept[1].read_text(encoding="utf-8").splitlines()) == 1
+
+
+def test_good_files_of_any_name_are_registered(drop, registry):
+    for name in (LONG, b"good\xff.fits", "a b.fits"):
+        put(drop, name)
+    assert collect_drop(drop, registry) == []
+    assert len(registry.registered) == 3
+    assert names(drop) == []
+
+
+def test_two_refused_files_of_one_name_are_both_kept(drop, registry):
+    for content in (b"junk 1", b"junk 2"):
+        put(drop, "bad.fits", content)
+        collect_drop(drop, registry)
+    contents = {path.read_bytes() for path in (drop / "refused").glob("*.fits")}
+    assert contents == {b"junk 1", b"junk 2"}
+
+
+def test_a_service_that_is_down_refuses_nothing(drop, registry):
+    for name in ("a.fits", "b.fits", "c.fits"):
+        put(drop, name)
+    registry.failures["b.fits"] = ServiceUnavailable("Postgres does not answer")
+    assert collect_drop(drop, registry) == ["collection stopped: Postgres does not answer"]
+    assert names(drop) == ["b.fits", "c.fits"]
+    registry.failures.clear()
+    assert collect_drop(drop, registry) == []
+    assert names(drop) == []
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), ValueError("strange"), OSError(28, "full")]
+)
+def test_what_cannot_be_handled_is_left_and_reported(drop, registry, error):
+    put(drop, "a.fits")
+    put(drop, "b.fits")
+    registry.failures["a.fits"] = error
+    (problem,) = collect_drop(drop, registry)
+    assert problem.startswith("left 'a.fits'")
+    assert names(drop) == ["a.fits"]
+
+
+def test_a_stalled_transfer_is_not_moved_away_under_its_writer(drop, registry):
+    put(drop, "stalled.fits", b"half of a file", quiet_s=REFUSE_AFTER_S / 2)
+    put(drop, "writing.fits", b"good", quiet_s=SETTLE_S / 4)
+    put(drop, "whole.fits", b"good", quiet_s=SETTLE_S + 1)
+    assert collect_drop(drop, registry) == []
+    assert registry.registered == ["whole.fits"]
+    assert names(drop) == ["stalled.fits", "writing.fits"]
+    put(drop, "stalled.fits", b"good: the rest came", quiet_s=SETTLE_S + 1)
+    assert collect_drop(drop, registry) == []
+    assert registry.registered == ["whole.fits", "stalled.fits"]
+
+
+def test_stalled_files_do_not_hold_up_the_others(drop, registry):
+    for i in range(2 * MAX_EXPOSURES):
+        put(drop, f"a{i}.fits", b"half", quiet_s=REFUSE_AFTER_S / 2)
+    put(drop, "good.fits")
+    assert collect_drop(drop, registry) == []
+    assert registry.registered == ["good.fits"]
+
+
+def test_a_collection_has_a_limit(drop, registry):
+    for i in range(MAX_EXPOSURES + 2):
+        put(drop, f"good{i}.fits")
+    collect_drop(drop, registry)
+    assert len(registry.registered) == MAX_EXPOSURES
+    collect_drop(drop, registry)
+    assert names(drop) == []
+
+
+def test_one_line_shortens_and_escapes():
+    assert one_line("a\nb\udcff") == "a\\nb\\udcff"
+    assert one_line("a\tµm") == "a\\tµm"
+    short = one_line("begin" + "x" * 500 + "end", 100)
+    assert len(short) == 100
+    assert short.startswith("begin")
+    assert short.endswith("end")
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """A whole raw file that holds pixels nobody reads here."""
+    path = tmp_path / "whole.fits"
+    hdus = [fits.PrimaryHDU(), fits.ImageHDU(np.arange(9000, dtype=np.int16).reshape(90, 100))]
+    fits.HDUList(hdus).writeto(path)
+    return path
+
+
+class Camera:
+    """Takes any file for one exposure of the demonstration camera."""
+
+    name = "demo"
+
+    def read_exposure(self, path):
+        from seechange_assets.products import ExposureInfo
+
+        with fits.open(path) as hdus:
+            if len(hdus) < 1:
+                raise BadExposure(f"{path}: empty")
+        return ExposureInfo(
+            key="demo_20261122T040000", instrument="demo", kind="science", night="2026-11-21", mjd=rows.MJD,
+            exptime_s=45.0, ra_deg=150.0, dec_deg=2.0, airmass=1.1, target="t", project="survey", field="f1",
+            filters={"01": "r"},
+        )  # fmt: skip
+
+
+def test_compressed_files_keep_their_ending(store, raw, tmp_path):
+    registry = ExposureRegistry(store, Camera())
+    compressed = tmp_path / "RAW.FITS.GZ"
+    compressed.write_bytes(gzip.compress(raw.read_bytes()))
+    registry.register(compressed)
+    row = registry.get("demo_20261122T040000")
+    assert row.filepath.endswith(f"/raw.{row.sha256[:10]}.fits.gz")
+    with store.exposure_file(row.key) as path, fits.open(path) as hdus:
+        assert len(hdus) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "ending"), [("a.fits", "fits"), ("a.fits.fz", "fits.fz"), ("a.b/../c", "fits"), ("a.fits.exe", "fits")]
+)
+def test_endings_are_from_an_allow_list(store, raw, tmp_path, name, ending):
+    registry = ExposureRegistry(store, Camera())
+    file = tmp_path / name.replace("/", "_")
+    shutil.copy(raw, file)
+    registry.register(file)
+    row = registry.get("demo_20261122T040000")
+    assert row.filepath.rsplit("/", 1)[-1] == f"raw.{row.sha256[:10]}.{ending}"
+
+
+@pytest.mark.parametrize("fraction", [0.3, 0.9, 0.999])
+def test_a_truncated_gzip_file_is_refused(store, raw, tmp_path, fraction):
+    """Its reader would take it for a whole file with fewer extensions."""
+    file = tmp_path / "a.fits.gz"
+    content = gzip.compress(raw.read_bytes())
+    file.write_bytes(content[: int(len(content) * fraction)])
+    with pytest.raises(BadExposure):
+        ExposureRegistry(store, Camera()).register(file)
+
+
+def test_a_refused_file_of_any_name_gets_a_row(store, database, drop):
+    put(drop, b"b\xff" + b"x" * 240, b"junk")
+    registry = ExposureRegistry(store, Refusing())
+    assert len(collect_drop(drop, registry)) == 1
+    with database.session() as session:
+        row = session.scalars(sa.select(RejectedFileRow)).one()
+    assert (row.error, len(row.name)) == ("BadExposure", 200)
+    assert row.name.startswith("b\\udcffxxx")
+
+
+class Refusing(Camera):
+    def read_exposure(self, path):
+        raise BadExposure(f"{path}: junk")
+
+
+def test_the_sensor_requests_runs_of_science_exposures_once(store, database, instance, recipes, instrument, drop):
+    key, bias = "demo_20261122T040000", "demo_20261122T030000"
+    with database.session() as session:
+        session.add(rows.exposure(recipes, bias, kind="bias"))
+        session.flush()
+        session.add(rows.exposure(recipes, key))
+    put(drop, "bad.fits", b"junk")
+    resources = {
+        "registry": ExposureRegistry(store, instrument),
+        "settings": SimpleNamespace(drop=drop),
+        "recipes": recipes,
+    }
+    result = new_exposures(dg.build_sensor_context(instance=instance, resources=resources))
+    assert [request.run_key for request in result.run_requests] == [f"{key}/01", f"{key}/02"]
+    assert instance.get_dynamic_partitions("exposure") == [key]
+    assert names(drop) == ["refused"]
+    again = new_exposures(dg.build_sensor_context(instance=instance, cursor=result.cursor, resources=resources))
+    assert isinstance(again, dg.SkipReason)
