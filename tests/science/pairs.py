@@ -160,6 +160,7 @@ def _sources(
     table = Table({
         "x": x + rng.normal(size=n) * error, "y": y + rng.normal(size=n) * error, "x_err": error, "y_err": error,
         "flux_auto": flux, "flux_auto_err": flux_err, "snr": flux / flux_err, "fwhm_px": np.full(n, fwhm_px),
-        "is_good": np.ones(n, bool), "is_star": np.ones(n, bool), "star_score": np.ones(n), "image_flags": np.zeros(n, np.uint16),
+        "is_good": np.ones(n, bool), "is_star": np.ones(n, bool), "star_score": np.ones(n),
+        "image_flags": np.zeros(n, np.uint16),
     })  # fmt: skip
     return Sources(table, (), fwhm_px)
