@@ -95,7 +95,7 @@ class ExposureRegistry:
 
     def _archive_and_insert(self, file: Path, info: ExposureInfo, sha256: str) -> bool:
         """Copy, then insert; False when another process registered the key first."""
-        self._store.register_recipes()
+        provenance_id = self._store.register_recipe("exposure")
         # The name carries the content, so two files that fight for a key never share a path.
         path = f"{self._store.instrument}/{info.night}/{info.key}/raw.{sha256[:SHORT_LENGTH]}{_ending(file)}"
         archived, n_bytes = self._store.archive.write(path, lambda target: _copy(file, target))
@@ -103,7 +103,7 @@ class ExposureRegistry:
             self._store.archive.remove(path)
             raise BadExposure(f"{file}: the file changed while it was read; try again when it is complete")
         values = _row_values(info) | {"filepath": path, "sha256": sha256, "n_bytes": n_bytes}
-        values["provenance_id"] = self._store.recipes["exposure"].id
+        values["provenance_id"] = provenance_id
         statement = insert(ExposureRow).values(**values).on_conflict_do_nothing().returning(ExposureRow.key)
         with self._store.database.session() as session:
             # One at a time: sequence numbers then become visible in order, and no cursor skips one.

@@ -7,27 +7,29 @@ writes the same bytes to the same place and changes nothing.
 
 import functools
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from io_managers import recipes as recipe_rows
+from io_managers import tags
 from io_managers.fits_codec import read_product, write_product
 from io_managers.rows import inputs, row_columns, summary
 from resources.archive import Archive, file_digest
 from resources.database import Database
 from seechange_assets.content import content_hash
-from seechange_assets.errors import ArchiveError, ProductNotFound
+from seechange_assets.errors import ArchiveError, ProductNotFound, ReferenceConflict
 from seechange_assets.names import checked_name
 from seechange_assets.partitions import Partition
 from seechange_assets.products import plain
 from seechange_assets.provenance import Recipes
 from sql.base import ProductRow, deterministic_id
-from sql.models import PRODUCT_ROWS, ExposureRow, ProvenanceRow, ProvenanceTagRow, ProvenanceUpstreamRow, ReportRow
+from sql.models import PRODUCT_ROWS, ExposureRow, ReportRow
 
 #: Folder of products that do not belong to an exposure.
 _SHARED_FOLDERS = {
@@ -47,7 +49,7 @@ class ProductStore:
     database, archive : where rows and files are.
     recipes : the provenance each product is saved under and loaded by.
     instrument : first part of every path.
-    tag : the provenance tag kept pointing at `recipes`.
+    tag : the provenance tag that `recipes` are computed under; it must name them, or nothing yet.
     """
 
     def __init__(
@@ -138,6 +140,75 @@ class ProductStore:
         with self.database.session() as session:
             return session.get(PRODUCT_ROWS[product], self.row_id(product, partition))
 
+    def recognised(self, product: str, partition: Partition) -> ProductRow | None:
+        """The row of a product that was made before by these recipes, when another version has come since.
+
+        That is so after a change was taken back: it need not be made again. None where what it is made of was
+        written anew since, where its file is gone, and where the product is the newest version: who asks for that
+        wants it made again.
+        """
+        row = self.row(product, partition)
+        if row is None or not self.archive.exists(row.filepath):
+            return None
+        table = PRODUCT_ROWS[product]
+        versions = sa.select(sa.func.max(table.materialized_at)).where(
+            table.partition == partition.key, table.ccd == partition.ccd, table.id != row.id
+        )
+        with self.database.session() as session:
+            newest_other = session.scalar(versions)
+            if newest_other is None or newest_other <= row.materialized_at:
+                return None
+            is_current = all(self._is_older(session, up, partition, row) for up in self.recipes.upstreams(product))
+        return row if is_current else None
+
+    def _is_older(self, session: Session, upstream: str, partition: Partition, row: ProductRow) -> bool:
+        """Whether an input of a row was written before it."""
+        if upstream == "exposure":
+            return True  # its bytes never change
+        if upstream in _SHARED_FOLDERS:
+            table = PRODUCT_ROWS[upstream]
+            used = [name for kind, name in row.inputs.get("masters", {}).items() if upstream == f"master_{kind}"]
+            named = sa.func.concat(table.partition, "/", table.provenance_id).in_(used)
+            newest = sa.select(sa.func.max(table.updated_at)).where(table.ccd == partition.ccd, named)
+            return not used or (session.scalar(newest) or row.updated_at) <= row.updated_at
+        made = session.get(PRODUCT_ROWS[upstream], self.row_id(upstream, partition))
+        return made is not None and made.updated_at <= row.updated_at
+
+    def materialized(self, product: str, ids: Sequence[uuid.UUID]) -> None:
+        """Note that Dagster has just been told of the products with these rows."""
+        table = PRODUCT_ROWS[product]
+        with self.database.session() as session:
+            now = sa.func.clock_timestamp()
+            session.execute(sa.update(table).where(table.id.in_(ids)).values(materialized_at=now))
+
+    def of_reference_set(self) -> Self:
+        """The same archive under the recipes by which the reference set in use is made.
+
+        Raises
+        ------
+        ReferenceConflict
+            The set is of a recipe that this code cannot repeat.
+        """
+        recipes = self.recipes.references
+        if recipes is None:
+            name = self.recipes.parameters("reference").name
+            raise ReferenceConflict(
+                f"reference set {name!r} was begun with other algorithms than this version of the code has; its "
+                "references stay in use, but new ones need a set of another name (reference.name)"
+            )
+        return self if recipes is self.recipes else type(self)(self.database, self.archive, recipes, self.instrument)
+
+    def reading(self, name: str) -> Self:
+        """The same archive under the recipes that a tag or a provenance id names, for reading.
+
+        Raises
+        ------
+        ProductNotFound
+            There is no such tag or recipe.
+        """
+        recipes: Any = tags.Tags(self.database).recipes(name)
+        return type(self)(self.database, self.archive, recipes, self.instrument, name)
+
     def row_id(self, product: str, partition: Partition) -> uuid.UUID:
         """Identifier of a product's row: the same on every rerun."""
         return deterministic_id(product, self.recipes[product].id, partition.key, partition.ccd)
@@ -174,8 +245,20 @@ class ProductStore:
             return session.scalar(query)
 
     def register_recipes(self) -> None:
-        """Write every recipe and the tag once per process; idempotent across processes."""
+        """Write every recipe, and the tag at its first use, once per process; idempotent across processes.
+
+        Raises
+        ------
+        TagConflict
+            The tag names other recipes than these.
+        """
         _register_recipes(self)
+
+    def register_recipe(self, process: str) -> str:
+        """Write the recipe of a process that has no upstreams, and return its id; no tag is looked at."""
+        with self.database.session() as session:
+            recipe_rows.register(session, [self.recipes[process]])
+        return self.recipes[process].id
 
     @functools.lru_cache(maxsize=4096)  # noqa: B019  (one store per process)
     def night(self, exposure: str) -> str:
@@ -189,32 +272,13 @@ class ProductStore:
 
 @functools.lru_cache(maxsize=8)
 def _register_recipes(store: ProductStore) -> None:
-    recipes: list[dict[str, Any]] = [
-        {
-            "id": p.id,
-            "process": p.process,
-            "algorithm_version": p.algorithm_version,
-            "parameters": dict(p.parameters),
-        }
-        for p in store.recipes.values()
-    ]
-    links = [{"downstream_id": p.id, "upstream_id": up} for p in store.recipes.values() for up in set(p.upstream_ids)]
-    tags = [{"tag": store.tag, "process": name, "provenance_id": p.id} for name, p in store.recipes.items()]
     with store.database.session() as session:
-        # Sorted, so that processes that register at once lock rows in the same order.
-        session.execute(insert(ProvenanceRow).on_conflict_do_nothing(), sorted(recipes, key=lambda r: r["id"]))
-        links.sort(key=lambda link: (link["downstream_id"], link["upstream_id"]))
-        if links:
-            session.execute(insert(ProvenanceUpstreamRow).on_conflict_do_nothing(), links)
-        statement = insert(ProvenanceTagRow)
-        statement = statement.on_conflict_do_update(
-            index_elements=["tag", "process"], set_={"provenance_id": statement.excluded.provenance_id}
-        )
-        session.execute(statement, sorted(tags, key=lambda t: t["process"]))
+        recipe_rows.register(session, store.recipes.values())
+        tags.use(session, store.tag, store.recipes.values())
 
 
 def upsert(session: Session, table: type[ProductRow], values: dict[str, Any]) -> None:
-    """Insert a row; if it exists with the same content leave it untouched."""
+    """Insert a row; if it exists with the same content only note that it was materialized again."""
     statement = insert(table).values(**values)
     changed = sa.or_(table.content_hash != values["content_hash"], table.sha256 != values["sha256"])
     new = {k: v for k, v in values.items() if k not in ("id", "partition", "ccd", "provenance_id")}
@@ -225,3 +289,4 @@ def upsert(session: Session, table: type[ProductRow], values: dict[str, Any]) ->
             where=changed,
         )
     )
+    session.execute(sa.update(table).where(table.id == values["id"]).values(materialized_at=sa.func.clock_timestamp()))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seechange_assets.errors import CatalogError
-from seechange_assets.products import SkyCatalog
+from seechange_assets.products import NJY_ZERO_POINT, SkyCatalog
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -50,6 +50,13 @@ _POSITION_UNITS = {"ra": "deg", "dec": "deg", "ra_err": "mas", "dec_err": "mas",
 _UNITS = _POSITION_UNITS | {"pm_ra": "mas/yr", "pm_dec": "mas/yr"}
 _FIXED_UNITS = {"erra_world": "deg", "errb_world": "deg"}
 DEFAULT_EPOCH_YR = 2016.0  # of Gaia DR3
+#: Reference catalogues of the LSST pipelines: angles in radians, fluxes in nanojansky. Their column to ours.
+_LSST_POSITION = "coord_ra"
+_LSST_ANGLES = {
+    "coord_ra": "ra", "coord_dec": "dec", "coord_raErr": "ra_err", "coord_decErr": "dec_err", "pm_ra": "pm_ra",
+    "pm_dec": "pm_dec", "parallax": "parallax",
+}  # fmt: skip
+_LSST_FLUXES = {"phot_g_mean_flux": "mag_g", "phot_bp_mean_flux": "mag_bp", "phot_rp_mean_flux": "mag_rp"}
 _MAG_PER_RELATIVE_FLUX = 2.5 / np.log(10.0)
 _PARQUET = {".parquet", ".pq"}
 
@@ -71,6 +78,7 @@ def read_catalog(path: Path, column_map: Mapping[str, str] | None = None) -> Sky
     """
     try:
         table = _read_parquet(path) if path.suffix.lower() in _PARQUET else _read_table(path)
+        table = _from_lsst(table) if _LSST_POSITION in table.colnames else table
     except (OSError, ValueError, KeyError) as error:
         raise CatalogError(f"cannot read the star catalogue {path}: {error}; {HELP}") from error
     return normalised(table, path.name, column_map)
@@ -154,6 +162,26 @@ def _read_table(path: Path) -> "Table":
         return Table.read(tables[-1])
 
 
+def _from_lsst(table: "Table") -> "Table":
+    """A reference catalogue of the LSST pipelines in our columns and units."""
+    from astropy.table import Table
+
+    ours = Table()
+    for name, target in _LSST_ANGLES.items():
+        if name in table.colnames:
+            per_radian = np.degrees(1.0) * (1.0 if target in ("ra", "dec") else 3.6e6)
+            ours[target] = np.asarray(table[name], float) * per_radian
+    for name, target in _LSST_FLUXES.items():
+        if name in table.colnames:
+            flux = np.asarray(table[name], float)
+            ours[target] = NJY_ZERO_POINT - 2.5 * np.log10(np.where(flux > 0, flux, np.nan))
+            if f"{name}Err" in table.colnames:
+                ours[f"{target}_err"] = _MAG_PER_RELATIVE_FLUX * np.asarray(table[f"{name}Err"], float) / flux
+    if "epoch" in table.colnames:
+        ours["epoch"] = np.asarray(table["epoch"], float)
+    return ours
+
+
 def _read_parquet(path: Path) -> "Table":
     from astropy.table import Table
 
@@ -164,7 +192,9 @@ def _read_parquet(path: Path) -> "Table":
     names = {name for known in COLUMN_NAMES.values() for name in known}
     names |= set(_SIGNAL_TO_NOISE.values()) | set(_EPOCH_NAMES)
     file = parquet.ParquetFile(path)
-    wanted = [name for name in file.schema_arrow.names if name.lower() in names]
+    present = file.schema_arrow.names
+    # Of a catalogue with names of its own everything is read.
+    wanted = [] if _LSST_POSITION in present else [name for name in present if name.lower() in names]
     data = file.read(columns=wanted or None)
     return Table({name: data[name].to_numpy() for name in data.column_names})
 

@@ -54,8 +54,7 @@ class SeeChangeDagsterStorage(DagsterPostgresStorage):
 
 def dagster_url(home: str | None = None) -> str:
     """URL of Dagster's database; the embedded server is started if it is the one to use and is down."""
-    override = {"SEECHANGE_HOME": home} if home else {}
-    settings = Settings.from_environment({**os.environ, **override})
+    settings = Settings.of_home(home)
     services.ensure_postgres(settings)
     return settings.dagster_url
 

@@ -4,6 +4,8 @@ Every process (command line, web server, daemon, run worker) builds the same `Se
 services come from the environment first, then from the state file that `resources.services.up` writes into the home.
 """
 
+import functools
+import hashlib
 import json
 import os
 import re
@@ -57,6 +59,12 @@ class Settings(pydantic.BaseModel):
         value the UI takes 3000, or any free port if 3000 is taken.
     max_runs : int
         Runs at the same time (``SEECHANGE_MAX_RUNS``, default the CPU cores).
+    workers : int
+        Warm workers (``SEECHANGE_WORKERS``); 0, the default, launches a process per run.
+    worker_memory_mb : int
+        A worker that has grown beyond is replaced after its run (``SEECHANGE_WORKER_MEMORY_MB``, default 1000).
+    queue_server : SecretStr or None
+        An external Redis, Valkey or RabbitMQ (``SEECHANGE_QUEUE_URL``); None means the embedded one.
     settle_s : float
         Seconds without a further calibration frame after which a night's frames count as complete
         (``SEECHANGE_SETTLE_S``, default 120: several exposures with their read-out).
@@ -77,6 +85,9 @@ class Settings(pydantic.BaseModel):
     kafka_port: int = pydantic.Field(0, ge=0, le=65535)
     ui_port: int | None = pydantic.Field(None, ge=0, le=65535)
     max_runs: int = pydantic.Field(1, ge=1)
+    workers: int = pydantic.Field(0, ge=0, le=1000)
+    worker_memory_mb: int = pydantic.Field(1000, ge=200)
+    queue_server: pydantic.SecretStr | None = None
     settle_s: float = pydantic.Field(120.0, ge=0, le=86400)
 
     @classmethod
@@ -108,6 +119,9 @@ class Settings(pydantic.BaseModel):
             "kafka_port": given.get("KAFKA_PORT", 0),
             "ui_port": given.get("UI_PORT"),
             "max_runs": given.get("MAX_RUNS", available_cores()),
+            "workers": given.get("WORKERS", cls.model_fields["workers"].default),
+            "worker_memory_mb": given.get("WORKER_MEMORY_MB", cls.model_fields["worker_memory_mb"].default),
+            "queue_server": given.get("QUEUE_URL"),
             "settle_s": given.get("SETTLE_S", cls.model_fields["settle_s"].default),
         }
         try:
@@ -115,6 +129,11 @@ class Settings(pydantic.BaseModel):
         except pydantic.ValidationError as error:
             first = error.errors(include_input=False)[0]
             raise ParameterError(f"SEECHANGE_{str(first['loc'][0]).upper()}: {first['msg']}") from None
+
+    @classmethod
+    def of_home(cls, home: str | None) -> Self:
+        """As `from_environment`, for another home if one is given."""
+        return cls.from_environment({**os.environ, "SEECHANGE_HOME": home} if home else None)
 
     @property
     def dagster_home(self) -> Path:
@@ -168,6 +187,24 @@ class Settings(pydantic.BaseModel):
         return str(self._from_state("kafka_servers", "Kafka broker", "SEECHANGE_KAFKA_SERVERS"))
 
     @property
+    def queue_url(self) -> str:
+        """URL of the workers' queue, password included: not for printing.
+
+        Raises
+        ------
+        ServiceUnavailable
+            If none is named in the environment and none is up.
+        """
+        if self.queue_server is not None:
+            return self.queue_server.get_secret_value()
+        return str(self._from_state("queue_url", "queue of workers", "SEECHANGE_QUEUE_URL"))
+
+    @property
+    def queue_name(self) -> str:
+        """Name of the queue of this version of code and configuration: older workers never take its runs."""
+        return f"seechange.{deployed_version(self.instrument, self.config)}"
+
+    @property
     def ui_url(self) -> str | None:
         """Address of the Dagster UI, or None if it is not up."""
         return self.read_state().get("ui_url")
@@ -186,6 +223,20 @@ class Settings(pydantic.BaseModel):
         if key in state:  # an external server whose URL has a password, which is never written down
             raise ServiceUnavailable(f"the {what} of {self.home} is an external one: set {variable}")
         raise ServiceUnavailable(f"no {what} is up for {self.home}: run `seechange up` or set {variable}")
+
+
+@functools.cache
+def deployed_version(instrument: str, config: tuple[Path, ...]) -> str:
+    """Ten characters that change with the code, the configuration files or the instrument."""
+    digest = hashlib.sha256(instrument.encode())
+    checkout = Path(__file__).resolve().parents[1]
+    for package in ("io_managers", "resources", "seechange_assets", "sensors", "sql"):
+        for path in sorted((checkout / package).rglob("*")):
+            if path.suffix in {".py", ".yaml", ".avsc", ".npz"}:
+                digest.update(path.relative_to(checkout).as_posix().encode() + path.read_bytes())
+    for path in config:
+        digest.update(path.read_bytes() if path.is_file() else b"")
+    return digest.hexdigest()[:10]
 
 
 def available_cores() -> int:

@@ -12,6 +12,7 @@ import dagster as dg
 from io_managers.archive import ArchiveIOManager
 from io_managers.exposures import ExposureRegistry
 from io_managers.lookups import SurveyStore
+from io_managers.recipes import recipe_of_reference_set
 from resources.alert_stream import AlertStream
 from resources.archive import Archive
 from resources.archived_excerpts import ArchivedExcerpts
@@ -23,10 +24,10 @@ from seechange_assets.acquire import exposure, masters
 from seechange_assets.calibrate import background, image, psf, sources, wcs, zp
 from seechange_assets.data_product import PARAMETER_MODELS
 from seechange_assets.discover import cutouts, detections, diff, measurements, reference, scores
-from seechange_assets.errors import ParameterError
+from seechange_assets.errors import ServiceUnavailable
 from seechange_assets.instruments.base import Instrument, get_instrument
-from seechange_assets.parameters import load_layers, unknown_name
-from seechange_assets.provenance import Recipes
+from seechange_assets.layers import Layers, check_sections, load_layers, parameters_of
+from seechange_assets.provenance import REFERENCE, Recipes
 from seechange_assets.publish import alerts, associations, forced_photometry
 from sensors import SENSORS, jobs
 
@@ -53,6 +54,19 @@ PHASES: dict[str, list[Any]] = {
 CONFIG = Path(__file__).parent / "config"
 
 
+def configured_layers(settings: Settings) -> Layers:
+    """What the YAML files of these settings say, with the file and line of each value.
+
+    Raises
+    ------
+    ParameterError
+        For a file that cannot be read or a section of no process, with the nearest valid name.
+    """
+    layers = load_layers([CONFIG / "default.yaml", *settings.config])
+    check_sections(layers, {name: model for name, model in PARAMETER_MODELS.items() if name != "exposure"})
+    return layers
+
+
 def build_recipes(settings: Settings) -> Recipes:
     """Parameters of every process from defaults and YAML, and the provenance that follows.
 
@@ -61,18 +75,30 @@ def build_recipes(settings: Settings) -> Recipes:
     ParameterError
         For an unknown section or parameter, with the nearest valid name.
     """
-    layers = load_layers([CONFIG / "default.yaml", *settings.config])
-    for section in layers:
-        if section not in PARAMETER_MODELS:
-            raise ParameterError(unknown_name(section, sorted(PARAMETER_MODELS), "configuration"))
+    layers = configured_layers(settings)
     instrument = get_instrument(settings.instrument)
-    layers["exposure"] = {"instrument": instrument.name, "constants": instrument.constants()}
     assets = [asset for phase in PHASES.values() for asset in phase]
     upstreams = {_name(asset): _upstreams(asset) for asset in assets}
     # Masters are made of exposures, but of a night's: to Dagster, every new exposure would make all of them stale.
     upstreams |= {_name(master): ("exposure", *upstreams[_name(master)]) for master in PHASES["acquire"][1:]}
-    parameters = {name: PARAMETER_MODELS[name].from_overrides(layers.get(name)) for name in upstreams}
+    parameters = {name: parameters_of(PARAMETER_MODELS[name], layers.get(name)) for name in upstreams}
+    camera = {"instrument": instrument.name, "constants": instrument.constants()}
+    parameters["exposure"] = exposure.ExposureParameters(**camera)
     return Recipes(parameters, upstreams)
+
+
+def with_reference_set(recipes: Recipes, database: Database, settings: Settings) -> Recipes:
+    """The recipes with that of the reference set in use, where it has references already.
+
+    A set keeps the recipe that its first reference was made by, so what is changed later makes none of them stale.
+    """
+    try:
+        settings.database_url  # noqa: B018  (no server was ever started: there are no references)
+    except ServiceUnavailable:
+        return recipes
+    with database.session() as session:
+        made = recipe_of_reference_set(session, recipes[REFERENCE], settings.instrument)
+    return recipes.pinned(made) if made else recipes
 
 
 def build_assets(recipes: Recipes, instrument: Instrument) -> list[Any]:
@@ -103,7 +129,8 @@ def build_store(settings: Settings) -> SurveyStore:
     """The products of one instrument under the recipes of these settings."""
     archive = Archive(str(settings.archive))
     database = Database(lambda: settings.database_url)
-    return SurveyStore(database, archive, build_recipes(settings), settings.instrument, settings.tag)
+    recipes = with_reference_set(build_recipes(settings), database, settings)
+    return SurveyStore(database, archive, recipes, settings.instrument, settings.tag)
 
 
 def build_definitions(settings: Settings) -> dg.Definitions:

@@ -61,6 +61,10 @@ class CatalogError(RetriableError):
     """The sky catalogue has no usable answer for this field."""
 
 
+class TagConflict(RetriableError):
+    """A tag names another recipe; someone has to move it on purpose, or to choose another name."""
+
+
 class BadExposure(DataError):
     """A raw file that cannot be registered: unreadable, incomplete or with absurd header values."""
 

@@ -1,6 +1,5 @@
 """How products are partitioned, and which partitions of one asset feed another."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,13 +36,11 @@ def by_ccd(other: dg.PartitionsDefinition, dimension: str, ccds: Sequence[str]) 
     return dg.MultiPartitionsDefinition({dimension: other, "ccd": dg.StaticPartitionsDefinition(list(ccds))})
 
 
-def same_ccd() -> dg.PartitionMapping:
-    """Every partition of the same CCD: the data decide which of them is used."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.BetaWarning)  # the minor version is pinned
-        return dg.MultiPartitionMapping({"ccd": dg.DimensionPartitionMapping("ccd", dg.IdentityPartitionMapping())})
-
-
 def on_same_ccd(*assets: str) -> list[dg.AssetDep]:
-    """Dependencies on assets partitioned otherwise, CCD by CCD."""
-    return [dg.AssetDep(asset, partition_mapping=same_ccd()) for asset in assets]
+    """Dependencies on assets partitioned otherwise: the data decide which of their partitions is used.
+
+    The lineage shows them. Dagster is not told of a partition, because to it all of the CCD's would be inputs: the
+    masters of every new night would make all images stale, and every new image all references.
+    """
+    chosen_by_data = dg.SpecificPartitionsPartitionMapping([])
+    return [dg.AssetDep(asset, partition_mapping=chosen_by_data) for asset in assets]

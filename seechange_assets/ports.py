@@ -44,12 +44,12 @@ class Store(Protocol):
         """(identifier, master valid for this image); raises MasterNotFound, AmbiguousMaster."""
 
     def reference_members(self, partition: Partition, selection: Any) -> Sequence[CalibratedImage]:
-        """The images that make the reference of ``field.filter`` x ccd, best first; raises ReferenceNotFound."""
+        """The images that make a reference, best first, read one at a time; raises ReferenceNotFound."""
 
     def find_reference(
         self, info: ImageInfo, wcs: Wcs, shape: tuple[int, int], min_overlap: float
     ) -> tuple[str, Reference]:
-        """(row id, deepest reference covering this image); raises ReferenceNotFound."""
+        """(row id, deepest reference covering this image, or that of its difference); raises ReferenceNotFound."""
 
     def reference(self, row_id: str) -> Reference:
         """The reference with this row id."""

@@ -37,19 +37,19 @@ class Survey:
     def open(cls, tag: str = "current") -> Self:
         """Open the survey that the environment names (see `resources.settings`).
 
+        Parameters
+        ----------
+        tag : a provenance tag, or the id of a provenance: then its products and those they were made of.
+
         Raises
         ------
-        ParameterError
-            For a tag other than that of the configuration loaded.
+        ProductNotFound
+            There is no such tag or provenance.
         """
         from resources.settings import Settings
         from seechange_assets.definitions import build_store
-        from seechange_assets.errors import ParameterError
 
-        settings = Settings.from_environment()
-        if tag != settings.tag:
-            raise ParameterError(f"tag {tag!r} is not the one of this configuration ({settings.tag!r})")
-        return cls(build_store(settings))
+        return cls(build_store(Settings.from_environment()).reading(tag))
 
     def __repr__(self) -> str:
         return f"Survey({self._store.instrument}, {self._store.archive})"

@@ -8,9 +8,10 @@ from sensors.alert_relay import alert_relay
 from sensors.calibrations import calibration_runs
 from sensors.new_exposures import new_exposures
 from sensors.references import new_references
+from sensors.stale import stale_partitions
 from sensors.waiting import waiting_partitions
 
-SENSORS = [new_exposures, calibration_runs, new_references, waiting_partitions, alert_relay]
+SENSORS = [new_exposures, calibration_runs, new_references, waiting_partitions, alert_relay, stale_partitions]
 
 
 def jobs(phases: dict[str, list[Any]]) -> list[Any]:

@@ -1,12 +1,12 @@
-"""A reference is built as soon as enough images qualify for it."""
+"""A reference is built as soon as enough images qualify for it, and again when they go deeper."""
 
 import hashlib
-from collections import defaultdict
 from typing import Any
 
 import dagster as dg
 
 from seechange_assets import partitions
+from seechange_assets.errors import ReferenceConflict
 from seechange_assets.partitions import Partition
 
 _FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
@@ -17,20 +17,18 @@ UNFINISHED = [status for status in dg.DagsterRunStatus if status not in _FINISHE
     job_name="build_reference",
     minimum_interval_seconds=10,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Builds the reference of a field, filter and CCD when enough images qualify.",
+    description="Builds the reference of a field, filter and CCD when enough images qualify, and a deeper one later.",
 )
 def new_references(
     context: dg.SensorEvaluationContext, store: dg.ResourceParam[Any], recipes: dg.ResourceParam[Any]
 ) -> dg.SensorResult | dg.SkipReason:
-    """One tick: request every reference that has its images, does not exist yet and is not being built."""
-    selection = recipes.parameters("reference")
-    members: dict[Partition, list[str]] = defaultdict(list)
-    for partition, exposure in store.reference_candidates(selection):
-        members[partition].append(exposure)
+    """One tick: request every reference that is to be made, the first or a deeper one, and is not being built."""
     requests = []
-    for partition, exposures in members.items():
-        if len(exposures) < selection.min_images or store.row("reference", partition) is not None:
-            continue
+    try:
+        wanted = store.references_to_build(recipes.parameters("reference"))
+    except ReferenceConflict as error:
+        return dg.SkipReason(str(error))
+    for partition, exposures in wanted.items():
         if not _is_being_built(context.instance, partition):
             context.instance.add_dynamic_partitions(partitions.FIELD_FILTER, [partition.key])
             requests.append(_request(partition, exposures, recipes))

@@ -10,6 +10,7 @@ import dagster as dg
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from io_managers.references import in_current_set
 from seechange_assets import partitions
 from sql.base import ProductRow
 from sql.models import ExposureRow, MasterRow, ReferenceRow, ReportRow, WcsRow
@@ -113,7 +114,7 @@ def _freed_by_references(session: Session, recipes: Any, instrument: Any) -> Ite
         .join(WcsRow, sa.and_(WcsRow.partition == ReportRow.partition, WcsRow.ccd == ReportRow.ccd))
         .where(WcsRow.provenance_id == recipes["wcs"].id)
         .where(ReportRow.waits_for == sa.func.concat("reference/", ReferenceRow.filter, "/", ReportRow.ccd))
-        .where(ReferenceRow.provenance_id == recipes["reference"].id)
+        .where(in_current_set(recipes))
         .where(sa.not_(ReferenceRow.members.has_key(ReportRow.partition)))
         .where(_is_near(ReferenceRow, WcsRow))
     )

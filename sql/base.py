@@ -52,7 +52,8 @@ class ProductRow(CreatedMixin):
     root; ``sha256`` is that of the file, ``content_hash`` that of the arrays and values in it
     (equal under two provenances when nothing changed). ``inputs`` records what the data
     decided: the reference, masters or catalogue excerpt used. ``updated_at`` is when the
-    content was written last; a rerun that changes nothing leaves it.
+    content was written last; a rerun that changes nothing leaves it. ``materialized_at`` is when
+    Dagster was told of the product last, made or recognised: the version it holds is the newest by it.
     """
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
@@ -66,6 +67,7 @@ class ProductRow(CreatedMixin):
     inputs: Mapped[dict[str, Any]]
     bitflag: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
     updated_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+    materialized_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
 
     @declared_attr
     @classmethod

@@ -70,13 +70,22 @@ class ProvenanceUpstreamRow(Base):
 
 
 class ProvenanceTagRow(CreatedMixin, Base):
-    """A tag names one provenance per process."""
+    """A tag names one provenance per process; of references any number, one for each set."""
 
     __tablename__ = "provenance_tags"
+    __table_args__ = (
+        sa.Index(
+            "uq_provenance_tags_one_per_process",
+            "tag",
+            "process",
+            unique=True,
+            postgresql_where=sa.text("process <> 'reference'"),
+        ),
+    )
 
     tag: Mapped[str] = mapped_column(sa.String(80), primary_key=True)
-    process: Mapped[str] = mapped_column(primary_key=True)
-    provenance_id: Mapped[str] = mapped_column(sa.ForeignKey("provenances.id"))
+    process: Mapped[str]
+    provenance_id: Mapped[str] = mapped_column(sa.ForeignKey("provenances.id"), primary_key=True)
 
 
 class MasterRow(ProductRow, Base):

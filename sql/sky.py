@@ -73,6 +73,27 @@ def overlap_fraction(corners: dict[str, list[float]], other: dict[str, list[floa
     return abs(_area(_clip(subject, clip))) / area if area > 0 else 0.0
 
 
+def is_inside(corners: dict[str, list[float]], ra_deg: float, dec_deg: float) -> bool:
+    """Whether a position near a footprint lies in it, or on its edge."""
+    polygon = _project(corners, *_mean_direction(corners))
+    point = _project({"ra": [ra_deg], "dec": [dec_deg]}, *_mean_direction(corners))
+    side = np.roll(polygon, -1, axis=0) - polygon
+    across = side[:, 0] * (point[:, 1] - polygon[:, 1]) - side[:, 1] * (point[:, 0] - polygon[:, 0])
+    return bool((across >= 0).all() or (across <= 0).all())
+
+
+def footprint_positions(corners: dict[str, list[float]], fraction: float = 0.8) -> list[tuple[float, float]]:
+    """(ra, dec) of a footprint's centre and of eight positions at a fraction of the way to its corners and sides."""
+    ra0, dec0 = _mean_direction(corners)
+    ra = ra0 + (np.asarray(corners["ra"]) - ra0 + 180) % 360 - 180
+    dec = np.asarray(corners["dec"])
+    edge = [(ra, dec), ((ra + np.roll(ra, -1)) / 2, (dec + np.roll(dec, -1)) / 2)]
+    outer = [
+        (ra0 + fraction * (r - ra0), dec0 + fraction * (d - dec0)) for part in edge for r, d in zip(*part, strict=True)
+    ]
+    return [(float(r), float(d)) for r, d in [(ra0, dec0), *outer]]
+
+
 def _mean_direction(corners: dict[str, list[float]]) -> tuple[float, float]:
     ra, dec = np.deg2rad(corners["ra"]), np.deg2rad(corners["dec"])
     x, y, z = (np.cos(dec) * np.cos(ra)).sum(), (np.cos(dec) * np.sin(ra)).sum(), np.sin(dec).sum()

@@ -55,8 +55,8 @@ def test_rule_and_branches_belong_to_the_recipe():
     values = SourcesParameters().critical_values()
     assert values["galactic"] == {"threshold": 10.0}
     assert {"galactic_density_deg2", "density_limit_mag"} <= set(values)
-    other = SourcesParameters.from_overrides({"galactic": {"threshold": 8.0, "deblend_levels": 64}})
-    assert other.arguments("galactic")["deblend_levels"] == 64
+    other = SourcesParameters.from_overrides({"galactic": {"threshold": 8.0, "deblend_contrast": 0.01}})
+    assert other.arguments("galactic")["deblend_contrast"] == 0.01
     assert other.critical_values() != values
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from resources.services import broker, dagster_ui, postgres
+from resources.services import broker, dagster_ui, keeper, postgres, queue, workers
 from resources.services.supervisor import Supervisor, stop_all
 from resources.settings import Settings, redacted
 from seechange_assets.errors import ServiceUnavailable
@@ -21,7 +21,7 @@ class ServiceStatus:
     Attributes
     ----------
     name : str
-        ``postgres``, ``broker`` or ``dagster``.
+        ``postgres``, ``broker``, ``dagster``, and where they are used ``queue``, ``workers``.
     state : str
         ``running`` (embedded), ``stopped``, ``external`` (answers), ``unreachable`` (external, does not answer) or
         ``degraded`` (runs, but `detail` says what is wrong).
@@ -68,25 +68,35 @@ def up(settings: Settings, *, ui: bool = True) -> list[ServiceStatus]:
     ServiceUnavailable
         If one cannot be started or an external one does not answer. What had started stays up.
     """
-    with _exclusively(settings):
-        _record_external(settings)
-        ensure_postgres(settings)
-        ensure_broker(settings)
+    with exclusively(settings):
+        start_all(settings, ui=ui)
         if ui:
-            _record(settings, ui_url=dagster_ui.start(settings, Supervisor(settings.home)))
+            keeper.start(settings, Supervisor(settings.home))
         return status(settings)
+
+
+def start_all(settings: Settings, *, ui: bool) -> None:
+    """Start what is down, in the order in which one needs the other; see `up`."""
+    settings.drop.mkdir(parents=True, exist_ok=True)
+    _record_external(settings)
+    ensure_postgres(settings)
+    ensure_broker(settings)
+    if ui:
+        supervisor = Supervisor(settings.home)
+        ensure_workers(settings, supervisor)
+        _record(settings, ui_url=dagster_ui.start(settings, supervisor))
 
 
 def down(settings: Settings) -> list[str]:
     """Stop every embedded service and every run of this home; return the names of those that were running."""
-    with _exclusively(settings):
+    with exclusively(settings):
         supervisor = Supervisor(settings.home)
-        stopped = [dagster_ui.NAME] if supervisor.stop(dagster_ui.NAME) else []
+        supervisor.stop(keeper.NAME)  # first: it would start again what is stopped here
+        stopped = [name for name in (dagster_ui.NAME, workers.NAME) if supervisor.stop(name)]
         # Runs outlive the code server that launched them; they end while Postgres can still take their last words.
-        serving = broker.find(supervisor)
-        stop_all((run for run in supervisor.leftovers() if run != serving), patience_s=20.0)
-        if supervisor.stop(broker.NAME, patience_s=5.0):
-            stopped.append(broker.NAME)
+        serving = (broker.find(supervisor), queue.find(supervisor))
+        stop_all((run for run in supervisor.leftovers() if run not in serving), patience_s=20.0)
+        stopped += [name for name in (queue.NAME, broker.NAME) if supervisor.stop(name, patience_s=5.0)]
         stop_all(supervisor.leftovers(), patience_s=5.0)
         if postgres.stop(settings.home):
             stopped.append("postgres")
@@ -97,7 +107,10 @@ def down(settings: Settings) -> list[str]:
 def status(settings: Settings) -> list[ServiceStatus]:
     """How every service is, asked now."""
     supervisor = Supervisor(settings.home)
-    return [_postgres_status(settings), _broker_status(settings, supervisor), _dagster_status(supervisor)]
+    listed = [_postgres_status(settings), _broker_status(settings, supervisor)]
+    if settings.workers or workers.find(supervisor) is not None:
+        listed += [_queue_status(settings, supervisor), _workers_status(settings, supervisor)]
+    return [*listed, _dagster_status(supervisor)]
 
 
 def ensure_postgres(settings: Settings) -> str:
@@ -135,6 +148,51 @@ def ensure_broker(settings: Settings) -> str:
     if not broker.answers(settings.kafka_bootstrap, timeout_s=5.0):
         raise ServiceUnavailable(f"no broker answers at {settings.kafka_bootstrap} (SEECHANGE_KAFKA_SERVERS)")
     return settings.kafka_bootstrap
+
+
+def ensure_workers(settings: Settings, supervisor: Supervisor) -> None:
+    """The queue and the warm workers, where any are wanted; those of an earlier `up` are stopped where none are.
+
+    Raises
+    ------
+    ServiceUnavailable
+        If they cannot be had.
+    """
+    if not settings.workers:
+        supervisor.stop(workers.NAME, patience_s=120.0)
+        supervisor.stop(queue.NAME)
+        return
+    if settings.queue_server is None:
+        _record(settings, queue_url=queue.start(supervisor, settings.read_state().get("queue_url")))
+    elif not queue.answers(settings.queue_url):
+        raise ServiceUnavailable(
+            f"no queue answers at {queue.redacted_address(settings.queue_url)} (SEECHANGE_QUEUE_URL)"
+        )
+    workers.start(settings, supervisor)
+
+
+def _queue_status(settings: Settings, supervisor: Supervisor) -> ServiceStatus:
+    try:
+        address = queue.redacted_address(settings.queue_url)
+    except ServiceUnavailable as error:
+        return ServiceStatus("queue", "stopped", detail=str(error))
+    reachable = queue.answers(settings.queue_url)
+    if settings.queue_server is not None:
+        return ServiceStatus("queue", "external" if reachable else "unreachable", address)
+    process = queue.find(supervisor)
+    if process is None:
+        return ServiceStatus("queue", "stopped", address)
+    return ServiceStatus("queue", "running" if reachable else "degraded", address, process.pid)
+
+
+def _workers_status(settings: Settings, supervisor: Supervisor) -> ServiceStatus:
+    process = workers.find(supervisor)
+    if process is None:
+        return ServiceStatus("workers", "stopped")
+    address = supervisor.address(workers.NAME)
+    if address != workers.address(settings):
+        return ServiceStatus("workers", "degraded", address, process.pid, "of an older version: `seechange up`")
+    return ServiceStatus("workers", "running", address, process.pid)
 
 
 def _postgres_status(settings: Settings) -> ServiceStatus:
@@ -178,7 +236,7 @@ def _dagster_status(supervisor: Supervisor) -> ServiceStatus:
 
 
 @contextlib.contextmanager
-def _exclusively(settings: Settings) -> Iterator[None]:
+def exclusively(settings: Settings) -> Iterator[None]:
     """One `up` or `down` of a home at a time; the others wait."""
     import filelock
 

@@ -64,6 +64,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "DAGSTER_HOME": str(settings.dagster_home),
         "SEECHANGE_HOME": str(settings.home),
         "SEECHANGE_MAX_RUNS": str(settings.max_runs),
+        "SEECHANGE_WORKERS": str(settings.workers),
         # `dagster dev` advises to use another command, in every process.
         "PYTHONWARNINGS": "ignore::UserWarning:dagster",
     }
@@ -72,15 +73,24 @@ def environment(settings: Settings) -> dict[str, str]:
 
 def prepare_home(settings: Settings) -> Path:
     """Write ``dagster.yaml`` into ``DAGSTER_HOME`` from the project's template; return the folder."""
-    template = yaml.safe_load((project_root() / "dagster_home" / "dagster.yaml").read_text())
+    template = _template("dagster.yaml")
     template["storage"]["custom"]["config"]["home"] = str(settings.home)
     template["concurrency"]["runs"]["max_concurrent_runs"] = settings.max_runs
+    if settings.workers:
+        template |= _template("dagster.celery.yaml")
+        template["run_launcher"]["config"]["home"] = str(settings.home)
+        # One run in hand and one at hand for each: a worker never waits, a live run waits for one at most.
+        template["concurrency"]["runs"]["max_concurrent_runs"] = 2 * settings.workers
     settings.dagster_home.mkdir(parents=True, exist_ok=True)
     target = settings.dagster_home / "dagster.yaml"
     temporary = target.with_suffix(".tmp")
     temporary.write_text("# Written by `seechange up` from dagster_home/dagster.yaml.\n" + yaml.safe_dump(template))
     temporary.replace(target)
     return settings.dagster_home
+
+
+def _template(name: str) -> dict[str, Any]:
+    return dict(yaml.safe_load((project_root() / "dagster_home" / name).read_text()))
 
 
 def close_orphaned_runs(settings: Settings) -> list[str]:

@@ -13,6 +13,7 @@ from seechange_assets.ports import Store
 from seechange_assets.products import Image, Master
 
 MasterSet = Literal["any", "nightly", "external"]
+SkyStep = Literal["overscan", "bias", "linearity", "dark", "flat"]
 
 
 class MasterBiasParameters(Parameters):
@@ -71,6 +72,11 @@ class MasterFringeParameters(Parameters):
     """How the fringe pattern is found in exposures of the sky."""
 
     process: ClassVar[str] = "master_fringe"
+    algorithm_version: ClassVar[str] = "2"
+    steps: tuple[SkyStep, ...] = Field(
+        ("overscan", "bias", "linearity", "flat"),
+        description="Steps that the exposures get first; dark among them wherever images have it.",
+    )
     clip_sigma: float = Field(3.0, ge=2.0, le=20.0, description="Clipping about the median of a pixel [sigma].")
     min_frames: int = Field(5, ge=1, le=255, description="Fewest usable exposures.")
     max_frames: int = Field(10, ge=1, le=255, description="Most exposures of a night, spread over it (for memory).")
@@ -128,7 +134,7 @@ def master_flat(
     return build_flat(frames, bias, calibration=partition.key, flat_type=flat_type, **arguments)
 
 
-@data_product(MasterFringeParameters, deps=["master_bias", "master_flat"])
+@data_product(MasterFringeParameters, deps=["master_bias", "master_dark", "master_flat"])
 def master_fringe(
     partition: Partition,
     parameters: MasterFringeParameters,
@@ -140,8 +146,9 @@ def master_fringe(
 
     keys = store.calibration_frames(partition.key, "science", partition.ccd)
     step = max(1, -(-len(keys) // parameters.max_frames))
-    images = [_sky_image(key, partition.ccd, parameters.master_set, store, instrument) for key in keys[::step]]
-    return build_fringe(images, calibration=partition.key, **parameters.arguments_without("max_frames", "master_set"))
+    images = [_sky_image(key, partition.ccd, parameters, store, instrument) for key in keys[::step]]
+    arguments = parameters.arguments_without("max_frames", "master_set", "steps")
+    return build_fringe(images, calibration=partition.key, **arguments)
 
 
 def _best_flat_type(partition: Partition, parameters: MasterFlatParameters, store: Store) -> str:
@@ -160,15 +167,18 @@ def _best_flat_type(partition: Partition, parameters: MasterFlatParameters, stor
     )
 
 
-def _sky_image(exposure: str, ccd: str, master_set: str, store: Store, instrument: Instrument) -> Image:
+def _sky_image(
+    exposure: str, ccd: str, parameters: MasterFringeParameters, store: Store, instrument: Instrument
+) -> Image:
     """An exposure calibrated through the flat."""
-    from seechange_assets.science.detrend import STEPS, detrend, kinds_of_masters, plan_steps
+    from seechange_assets.science.detrend import detrend, kinds_of_masters, plan_steps
 
     with store.exposure_file(exposure) as path:
         raw = instrument.read_ccd(path, ccd)
-    kinds = kinds_of_masters(plan_steps(raw.info, STEPS))
-    masters = {kind: store.master(kind, raw.info, master_set)[1] for kind in kinds}
-    return detrend(raw, masters, instrument.bad_pixels(ccd), cosmic_rays=False, trails=False)
+    kinds = kinds_of_masters(plan_steps(raw.info, parameters.steps))
+    masters = {kind: store.master(kind, raw.info, parameters.master_set)[1] for kind in kinds}
+    bad_pixels = instrument.bad_pixels(ccd)
+    return detrend(raw, masters, bad_pixels, steps=parameters.steps, cosmic_rays=False, trails=False)
 
 
 def _frames(

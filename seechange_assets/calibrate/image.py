@@ -19,7 +19,7 @@ class ImageParameters(Parameters):
     """How raw pixels become a calibrated image."""
 
     process: ClassVar[str] = "image"
-    algorithm_version: ClassVar[str] = "2"
+    algorithm_version: ClassVar[str] = "3"
     steps: tuple[Step, ...] = Field(
         ("overscan", "bias", "linearity", "flat"), description="Wanted steps; those the file has behind it are skipped."
     )
@@ -33,16 +33,13 @@ class ImageParameters(Parameters):
     flat_type: Literal["any", "dome", "twilight", "sky"] = Field("any", description="Type of master flat that is used.")
     cosmic_rays: bool = Field(True, description="Flag cosmic rays.")
     cosmic_ray_sigma: float = Field(
-        5.0, ge=2.0, le=100.0, description="Significance of the Laplacian that starts a detection."
+        4.2, ge=2.0, le=100.0, description="Significance of the excess over starlight that starts a cosmic ray."
     )
     cosmic_ray_neighbor_fraction: float = Field(
         0.4, gt=0.0, le=1.0, description="Neighbours of a cosmic ray need only this fraction of the significance."
     )
-    cosmic_ray_contrast_margin: float = Field(
-        1.4,
-        ge=1.0,
-        le=10.0,
-        description="Factor above the sharpest star of the image's seeing that makes a cosmic ray.",
+    cosmic_ray_sharpness_margin: float = Field(
+        1.1, ge=1.0, le=3.0, description="Stars may be sharper than those of the image's sharpest zone by this factor."
     )
     trails: bool = Field(True, description="Flag satellite trails.")
     trail_min_length_px: int = Field(400, ge=100, description="Shorter trails are not looked for [pixel].")

@@ -15,14 +15,18 @@ class SourcesParameters(FieldParameters):
     """How sources are detected and measured, in the two kinds of fields."""
 
     process: ClassVar[str] = "sources"
-    algorithm_version: ClassVar[str] = "2"
+    algorithm_version: ClassVar[str] = "3"
     threshold: float = Field(4.0, ge=1.5, le=100.0, description="S/N of a matched-filtered pixel that makes a source.")
     aperture_radii_fwhm: tuple[float, ...] = Field(
         (1.0, 2.0, 3.0, 5.0), min_length=1, description="Radii of the apertures [seeing FWHM]."
     )
     min_area_px: int = Field(3, ge=1, le=100, description="Connected pixels over the threshold [pixel].")
-    deblend_levels: int = Field(32, ge=1, le=64, description="Levels at which blends are searched.")
-    deblend_contrast: float = Field(0.005, ge=0.0, le=1.0, description="Flux share that makes a branch a source.")
+    deblend_contrast: float = Field(
+        0.005, ge=0.0, le=1.0, description="Share of the brighter one's light that parts two connected sources."
+    )
+    deblend_significance: float = Field(
+        2.5, ge=0.5, le=20.0, description="S/N of the rise above the saddle that parts two sources."
+    )
     star_score_min: float = Field(0.5, ge=0.0, le=1.0, description="A star has a star score above this.")
 
     galactic: dict[str, Any] = Field({"threshold": 10.0}, description="Values that differ in galactic fields.")

@@ -15,7 +15,7 @@ class ZeroPointParameters(Parameters):
     """How the zero point is fitted."""
 
     process: ClassVar[str] = "zp"
-    algorithm_version: ClassVar[str] = "2"
+    algorithm_version: ClassVar[str] = "3"
     min_stars: int = Field(10, ge=3, description="Fewest stars in the fit.")
     match_radius_arcsec: float = Field(
         1.0, gt=0, le=60, description="Largest distance from the catalogue entry [arcsec]."
@@ -23,6 +23,8 @@ class ZeroPointParameters(Parameters):
     min_snr: float = Field(10.0, ge=3, description="Lowest signal-to-noise of a PSF flux.")
     preferred_snr: float = Field(30.0, ge=3, description="Fainter stars stay out where enough reach this S/N.")
     preferred_stars: int = Field(50, ge=3, description="Stars over preferred_snr that are enough.")
+    bright_snr: float = Field(100.0, ge=3, description="As preferred_snr, in fields with very many stars.")
+    bright_stars: int = Field(200, ge=3, description="Stars over bright_snr that are enough.")
     min_color: float = Field(0.5, description="Bluest BP-RP for which the colour transform holds [mag].")
     max_color: float = Field(3.0, description="Reddest BP-RP for which the colour transform holds [mag].")
     fit_color_term: bool = Field(False, description="Fit a term linear in BP-RP on top of the instrument's transform.")

@@ -16,11 +16,13 @@ from seechange_assets.errors import SeeChangeError
 
 # Module -> the commands it registers. A command nobody registers answers "not yet".
 MODULES: dict[str, tuple[str, ...]] = {
-    "services": ("up", "down", "status"),
+    "services": ("up", "down", "status", "workers"),
     "simulate": ("simulate",),
     "ingest": ("ingest",),
     "process": ("process",),
     "images": ("subtract", "calibrate"),
+    "references": ("reference",),
+    "parameters": ("parameters",),
     "staleness": ("stale", "backfill"),
     "provenance": ("provenance",),
     "objects": ("objects", "lightcurve"),

@@ -15,25 +15,39 @@ def register(app: typer.Typer) -> None:
     app.command()(up)
     app.command()(down)
     app.command()(status)
+    app.command()(workers)
 
 
 def up(
     ui: Annotated[bool, typer.Option(help="Also start the Dagster UI and daemon.")] = True,
+    workers: Annotated[
+        int | None, typer.Option(min=0, max=1000, help="Warm workers on this machine; 0: a process per run.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Start the services that are not running yet, wait until they answer, and bring the database up to date."""
+    configuration = settings()
+    if workers is not None:
+        configuration = configuration.model_copy(update={"workers": workers})
     with busy("starting the services"):
-        statuses = start(settings(), ui=ui)
+        statuses = start(configuration, ui=ui)
     _show(statuses, as_json)
 
 
 def start(configuration: Any, *, ui: bool) -> "list[ServiceStatus]":
-    """Start the services and apply the migrations, Dagster last: it finds the database complete."""
+    """Start the services and apply the migrations, Dagster last: it finds the database complete.
+
+    The tag of these settings is moved to their recipes: whoever starts production means them.
+    """
     from resources import services
+    from io_managers.tags import Tags
     from resources.database import Database
+    from seechange_assets.definitions import build_store
 
     statuses = services.up(configuration, ui=False)
-    Database(configuration.database_url).upgrade()
+    database = Database(configuration.database_url)
+    database.upgrade()
+    Tags(database).move(configuration.tag, build_store(configuration).recipes.values())
     return services.up(configuration, ui=True) if ui else statuses
 
 
@@ -57,6 +71,24 @@ def status(as_json: JsonOption = False) -> None:
     _show(statuses, as_json)
     if not all(service.state in {"running", "external"} for service in statuses):
         raise typer.Exit(1)
+
+
+def workers(
+    number: Annotated[int | None, typer.Argument(min=1, max=1000, help="Workers; SEECHANGE_WORKERS or the cores.")] = None,
+) -> None:
+    """Run warm workers in the foreground, for a scheduler to look after; the queue is SEECHANGE_QUEUE_URL's."""
+    import os
+
+    from resources.services import dagster_ui
+    from resources.services.workers import command
+    from resources.settings import available_cores
+
+    configuration = settings()
+    count = number or configuration.workers or available_cores()
+    configuration = configuration.model_copy(update={"workers": count})
+    dagster_ui.prepare_home(configuration)
+    arguments = command(configuration)
+    os.execve(arguments[0], arguments, os.environ | dagster_ui.environment(configuration))  # noqa: S606 (no shell)
 
 
 def _show(statuses: "list[ServiceStatus]", as_json: bool) -> None:

@@ -13,11 +13,11 @@ class DetectionsParameters(FieldParameters):
     """What counts as a detection, in the two kinds of fields."""
 
     process: ClassVar[str] = "detections"
-    algorithm_version: ClassVar[str] = "2"
+    algorithm_version: ClassVar[str] = "3"
     threshold: float = Field(5.0, ge=2.0, le=100.0, description="Least |S/N| of a peak of the score image.")
     separation_fwhm: float = Field(1.0, gt=0.0, le=10.0, description="Peaks closer than this are one [FWHM].")
     edge_fwhm: float = Field(2.0, ge=0.0, le=20.0, description="Border left out, of image and overlap [FWHM].")
-    streak_length_fwhm: float = Field(6.0, gt=1.0, description="Longer connected, thin regions are streaks [FWHM].")
+    streak_length_fwhm: float = Field(4.5, gt=1.0, description="Longer connected, thin regions are streaks [FWHM].")
     star_residual_fraction: float = Field(
         0.03, ge=0.0, le=1.0, description="Peaks below this fraction of the star underneath are star residuals."
     )

@@ -15,9 +15,12 @@ class DiffParameters(Parameters):
     """How a reference is subtracted; every field is an argument of `science.difference.subtract`."""
 
     process: ClassVar[str] = "diff"
-    algorithm_version: ClassVar[str] = "3"
-    method: Literal["zogy", "direct"] = Field(
-        "zogy", description="zogy: proper image subtraction; direct: plain difference, for comparison."
+    algorithm_version: ClassVar[str] = "4"
+    method: Literal["zogy", "alard_lupton", "sfft", "direct"] = Field(
+        "zogy",
+        description="zogy: proper image subtraction; alard_lupton: kernel of Gaussians fitted to stars; "
+        "sfft: kernel of free pixels, solved in Fourier space; "
+        "direct: plain difference, for comparison.",
     )
     match_radius_arcsec: float = Field(2.0, gt=0, le=60, description="Search radius of the registration [arcsec].")
     min_stars_linear: int = Field(10, ge=4, description="Stars from which a full linear registration is fitted.")

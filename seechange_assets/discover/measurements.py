@@ -23,17 +23,26 @@ class Thresholds(pydantic.BaseModel):
     elongation: float | None = Field(3.0, ge=1, description="Major over minor axis.")
     width_ratio: float | None = Field(2.0, gt=0, description="FWHM over that of the PSF.")
     n_bad_pixels: float | None = Field(1.0, gt=0, description="Flagged pixels in the box.")
-    negative_fraction: float | None = Field(0.3, ge=0, description="Negative over positive pixels in the box.")
+    negative_fraction: float | None = Field(
+        0.3, ge=0, description="Pixels of the other sign over those of the source's."
+    )
     negative_flux_fraction: float | None = Field(0.3, ge=0, description="The same by their sums.")
     dipole_score: float | None = Field(0.6, ge=0, le=1, description="Flux ratio of an adjacent negative source.")
     trail_score: float | None = Field(0.4, ge=0, le=1, description="Share of chi^2 only a trail explains.")
     cosmic_ray_score: float | None = Field(5.0, ge=0, description="Sigma by which single pixels beat the PSF.")
+    dark_sigma: float | None = Field(
+        2.5,
+        ge=0,
+        description="Sigma by which the image without the source (the new one where it faded) is darker than its sky: "
+        "noise, as light is not negative. A true blank place reaches 2.5 in less than 1 of 150 cases.",
+    )
 
 
 class MeasurementsParameters(Parameters):
     """How detections are measured and which are dropped."""
 
     process: ClassVar[str] = "measurements"
+    algorithm_version: ClassVar[str] = "2"
     aperture_radii_fwhm: tuple[float, ...] = Field((1.0, 2.0, 3.0, 5.0), description="Aperture radii [FWHM].")
     fit_size_fwhm: float = Field(2.0, ge=1.0, le=6.0, description="Half-width of the PSF fit [FWHM].")
     box_halfsize_fwhm: float = Field(2.0, ge=0.5, le=4.0, description="Half-width of the box for pixel counts [FWHM].")

@@ -126,7 +126,7 @@ def read_image(
         data = read_pixels(path, hdus, place)
         header = Keywords(path, f"extension {place}", hdus[place].header, hdus[0].header)
         guess = wcs_text(hdus[place].header)
-        info = _image_info(path, header, guess, data, overrides, keywords or {})
+        info = image_info(path, header, guess, estimate_gain(data), overrides, keywords)
     flags = None if mask is None else _read_mask(mask, extension, data.shape)
     variance = None if weight is None else _read_variance(weight, extension, data.shape)
     return RawCcd(info, data, (), flags, variance)
@@ -174,15 +174,16 @@ def _first_image(path: Path, hdus: Any) -> int:
     raise BadExposure(f"{path}: no extension holds a two-dimensional image")
 
 
-def _image_info(
+def image_info(
     path: Path,
     header: Keywords,
     guess: str,
-    data: FloatImage,
-    overrides: dict[str, Any],
-    keywords: Mapping[str, Sequence[str]],
+    default_gain: float,
+    overrides: Mapping[str, Any],
+    keywords: Mapping[str, Sequence[str]] | None = None,
 ) -> ImageInfo:
-    """Every field from the override, else the header, else the fall-back."""
+    """Every field from the override, else the header, else the fall-back; ``guess`` is the text of the WCS."""
+    keywords = keywords or {}
 
     def names(field: str) -> tuple[str, ...]:
         return (*keywords.get(field, ()), *KEYWORDS[field])
@@ -205,7 +206,7 @@ def _image_info(
         ccd=overrides.get("ccd", "01"), instrument=overrides.get("instrument", Generic.name), field=text("field"),
         filter=clean_text(name), mjd=overrides.get("mjd") or (header.start_mjd() if dated else DEFAULT_MJD),
         exptime_s=number("exptime_s", DEFAULT_EXPTIME_S), airmass=number("airmass", math.nan), target=text("target"),
-        project=text("project"), gain=gain if math.isfinite(gain) else estimate_gain(data),
+        project=text("project"), gain=gain if math.isfinite(gain) else default_gain,
         read_noise=number("read_noise", DEFAULT_READ_NOISE), saturation=number("saturation", DEFAULT_SATURATION),
         pixel_scale_arcsec=scale, wcs_guess=guess, steps_done=ALL_STEPS,
     )  # fmt: skip

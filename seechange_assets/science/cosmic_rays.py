@@ -1,11 +1,9 @@
-"""Cosmic rays in a single exposure, by their edges: sharper than the seeing allows.
+"""Cosmic rays in a single exposure: light that no star could put into one pixel without its neighbours.
 
-The test is that of L.A.Cosmic (van Dokkum 2001, PASP 113, 1420): a Laplacian on the twofold
-subsampled image finds edges, its ratio to a fine-structure image tells stars from cosmic
-rays. Three things differ. The Laplacian is evaluated in closed form for all pixels, the medians only
-around the few that pass. The limit of the ratio is not a constant but what a star can reach in this
-image's own seeing, so that undersampled stars survive. And a pixel also counts as hit when the
-light falls off in one direction faster than any star's does, which shows tracks in sharp seeing.
+The test is that of `star_bounds`: the excess of a pixel above the most that stars of this image's own seeing could
+leave in it, given its neighbours, in units of the noise of that difference. L.A.Cosmic's Laplacian
+(van Dokkum 2001, PASP 113, 1420) chooses the candidates. Neighbours that are hit themselves bound nothing,
+so a thick track is taken off from its edges, and a star under a track stays.
 """
 
 import numpy as np
@@ -13,27 +11,26 @@ from numba import njit
 from numpy.typing import NDArray
 
 from seechange_assets.products import Flag, FlagImage, FloatImage
-from seechange_assets.science.laplacian import (
-    fine_structure_at,
-    insert_sorted,
-    laplacian_at,
-    significance_at,
-    star_limits,
-    star_tables,
-)
+from seechange_assets.science.star_bounds import SIDE, grid_fwhm, peak_sharpness, star_bounds
 
-#: The seeing is trusted between these limits, and measured when this many stars are there.
-FWHM_RANGE_PX, FEWEST_STARS = (1.2, 8.0), 15
-#: Significance of the peaks that measure the seeing.
-SEEING_SIGMA = 25.0
+#: The seeing is trusted between these limits, and measured when this many stars are there; by zones of the image where
+#: each has so many.
+FWHM_RANGE_PX, FEWEST_STARS, ZONE_STARS = (1.1, 8.0), 8, 40
+#: Significance of the peaks that measure the seeing; stars are within this factor of the commonest width.
+SEEING_SIGMA, STAR_RANGE = 25.0, 1.35
 MAX_ITERATIONS = 12
-#: Noise of the fine-structure image, in units of the noise of a pixel (measured on white noise, 1.5 sigma).
-FINE_STRUCTURE_NOISE = 0.8
-#: A group holds a star if its peak falls off, in every direction, no faster than a star's, with this margin (for
-#: ellipticity) and so many sigma for noise; peaks fainter than `SPARED_SIGMA` cannot tell. The star is that wide.
-STAR_SHAPE_MARGIN, STAR_SHAPE_SIGMA, SPARED_SIGMA, STAR_RADIUS_FWHM = 1.1, 2.0, 8.0, 1.25
-#: Places in the array of `star_limits`.
-LIMIT_PEAKED, LIMIT_CONTRAST, LIMIT_AXIS = 0, 1, 2
+#: A pixel is looked at if its Laplacian and its light are this share of the significance asked for.
+CANDIDATE_SHARE = 0.8
+#: A pixel that is hit together with others holds at least this share of the light of each.
+COMPANION_SHARE = 0.4
+#: Pixels beside a hit count from this many sigma above the sky.
+GROWN_SIGMA = 4.0
+#: Below this seeing a star's bound is so wide that, at last, the ring of pixels around the hits is asked only for this
+#: share of the significance. The price is a star in a thousand that stands right beside a track.
+UNDERSAMPLED_PX, RING_FRACTION = 2.5, 0.1
+
+Noise = tuple[np.float32, np.float32, np.float32]
+Pixels = NDArray[np.int64]
 
 
 def find_cosmic_rays(
@@ -42,9 +39,9 @@ def find_cosmic_rays(
     *,
     gain: float,
     read_noise: float,
-    sigma: float = 5.0,
+    sigma: float = 4.2,
     neighbor_fraction: float = 0.4,
-    contrast_margin: float = 1.4,
+    sharpness_margin: float = 1.1,
 ) -> NDArray[np.bool_]:
     """Find the pixels hit by cosmic rays.
 
@@ -59,51 +56,58 @@ def find_cosmic_rays(
     read_noise : float
         [e-].
     sigma : float
-        Significance of the Laplacian that starts a detection.
+        Significance of the excess over starlight that starts a detection.
     neighbor_fraction : float
         Neighbours of a detection need only this fraction of `sigma`.
-    contrast_margin : float
-        Factor above the largest Laplacian-to-fine-structure ratio of a star in this seeing.
+    sharpness_margin : float
+        Stars may be sharper than the typical one by this factor.
 
     Returns
     -------
     ndarray of bool, shape (ny, nx)
     """
-    work = np.array(data, dtype=np.float32)
     blocked = (flags != 0).view(np.uint8).copy()
-    saturated = np.flatnonzero(flags & np.uint16(Flag.SATURATED | Flag.BLEED))
-    _block_around(blocked, saturated, 2)
-    _replace(work, np.flatnonzero(flags), blocked)
-    sky, rms = _sky(work, flags, gain, read_noise)
+    _block_around(blocked, np.flatnonzero(flags & np.uint16(Flag.SATURATED | Flag.BLEED)), 2)
+    sky, rms = _sky(data, flags, gain, read_noise)
+    noise = (np.float32(sky), np.float32(rms), np.float32(gain))
     found = np.zeros(data.shape, np.uint8)
-    candidates = _laplacian_peaks(work, blocked, np.float32(2 * rms * sigma))
-    fwhm_px = _seeing(work, blocked, candidates, sky, rms)
-    limits = star_limits(fwhm_px)
-    limits[LIMIT_CONTRAST] *= contrast_margin
-    limits[LIMIT_AXIS:] /= contrast_margin
+    candidates = _candidates(data, blocked, *noise, np.float32(CANDIDATE_SHARE * sigma))
+    fwhm_px = _seeing(data, blocked, candidates, noise, sigma)
+    bounds = star_bounds(grid_fwhm(fwhm_px / sharpness_margin))
+    new = _hits(data, blocked, candidates, *noise, sigma, *bounds)
     for _ in range(MAX_ITERATIONS):
-        hits = _test(work, blocked, found, candidates, sky, rms, gain, sigma, limits)
-        if not len(hits):
+        _mark(found, blocked, new)
+        near = np.unique(_around(new, blocked, 2))
+        grown = _hits(data, blocked, _beside(data, new, blocked, noise), *noise, neighbor_fraction * sigma, *bounds)
+        new = np.union1d(grown, _hits(data, blocked, near, *noise, sigma, *bounds))
+        if not len(new):
             break
-        found.ravel()[hits] = 1
-        grown = _grow(work, blocked, found, hits, sky, rms, gain, neighbor_fraction * sigma, limits, contrast_margin)
-        new = np.concatenate([hits, grown])
-        # What is left of a thick track shows its edges once the brightest pixels are gone.
-        _replace(work, new, (blocked | found))
-        candidates = np.unique(_around(new, found, blocked, 2))
-    shape = limits[LIMIT_AXIS:] * contrast_margin / STAR_SHAPE_MARGIN
-    _spare_stars(data, blocked, found, sky, rms, gain, shape, int(np.ceil(STAR_RADIUS_FWHM * fwhm_px)))
+    if fwhm_px < UNDERSAMPLED_PX:
+        ring = _beside(data, np.flatnonzero(found), blocked, noise)
+        _mark(found, blocked, _hits(data, blocked, ring, *noise, RING_FRACTION * sigma, *bounds))
     return found.view(bool)
 
 
-def _sky(work: FloatImage, flags: FlagImage, gain: float, read_noise: float) -> tuple[float, float]:
+def _mark(found: NDArray[np.uint8], blocked: NDArray[np.uint8], hits: Pixels) -> None:
+    """Note the hits, in place; they bound nothing from now on."""
+    found.ravel()[hits] = 1
+    blocked.ravel()[hits] = 1
+
+
+def _beside(data: FloatImage, hits: Pixels, blocked: NDArray[np.uint8], noise: Noise) -> Pixels:
+    """Free pixels that touch a hit and stand out of the sky."""
+    touching: Pixels = np.unique(_around(hits, blocked, 1))
+    return touching[data.ravel()[touching] > noise[0] + GROWN_SIGMA * noise[1]]
+
+
+def _sky(data: FloatImage, flags: FlagImage, gain: float, read_noise: float) -> tuple[float, float]:
     """Sky level and its rms [ADU] from a thin sample of pixels; never below the read noise."""
-    step = max(1, int(np.sqrt(work.size / 200_000)))
-    sample, good = work[::step, ::step], flags[::step, ::step] == 0
+    step = max(1, int(np.sqrt(data.size / 200_000)))
+    sample, good = data[::step, ::step], flags[::step, ::step] == 0
     values = sample[good] if good.any() else sample.ravel()
     sky = float(np.median(values))
     # Differences of neighbours do not see gradients.
-    rows, unflagged = work[::step], flags[::step] == 0
+    rows, unflagged = data[::step], flags[::step] == 0
     difference = (rows[:, 1:] - rows[:, :-1])[unflagged[:, 1:] & unflagged[:, :-1]]
     if difference.size == 0:
         return sky, max(read_noise / gain, 1e-6)
@@ -111,227 +115,174 @@ def _sky(work: FloatImage, flags: FlagImage, gain: float, read_noise: float) -> 
     return sky, max(rms, read_noise / gain, 1e-6)
 
 
-def _seeing(
-    work: FloatImage, blocked: NDArray[np.uint8], candidates: NDArray[np.int64], sky: float, rms: float
-) -> float:
-    """FWHM [pixel] from the sharpness of bright peaks, nearly all of which are stars.
+def _seeing(data: FloatImage, blocked: NDArray[np.uint8], candidates: Pixels, noise: Noise, sigma: float) -> float:
+    """FWHM [pixel] from the sharpness of bright peaks that are no hits even in the sharpest seeing.
 
-    Too few peaks: the sharpest seeing that is considered, the cautious choice.
+    Stars agree with each other, blots of charge do not: the mode tells. Too few peaks: the sharpest seeing that is
+    considered, the cautious choice.
     """
-    ratios = _peak_sharpness(work, blocked, candidates, sky, SEEING_SIGMA * rms)
-    if len(ratios) < FEWEST_STARS:
+    sharpest = star_bounds(grid_fwhm(FWHM_RANGE_PX[0]))
+    peaks = _peaks(data, blocked, candidates, *noise, np.float32(SEEING_SIGMA))
+    peaks = np.setdiff1d(peaks, _hits(data, blocked, peaks, *noise, sigma, *sharpest))
+    if len(peaks) < FEWEST_STARS:
         return FWHM_RANGE_PX[0]
-    grid, sharpness, _ = star_tables()
-    return float(np.interp(np.median(ratios), sharpness, grid))
+    grid, sharpness = peak_sharpness()
+    widths = np.log(np.interp(_sharpness(data, peaks, noise[0]), sharpness, grid))
+    stars = np.abs(widths - _mode(widths)) < np.log(STAR_RANGE)
+    return float(np.clip(np.exp(_least_zone(widths[stars], peaks[stars], data.shape)), *FWHM_RANGE_PX))
+
+
+def _least_zone(values: NDArray[np.float64], pixels: Pixels, shape: tuple[int, ...]) -> float:
+    """Least median of 3 x 3 zones of the image, because the PSF varies; of all values where they are too few."""
+    y, x = np.divmod(pixels, shape[1])
+    zone = y * 3 // shape[0] * 3 + x * 3 // shape[1]
+    rich = [values[zone == z] for z in range(9) if np.count_nonzero(zone == z) >= ZONE_STARS]
+    return float(min([np.median(part) for part in rich], default=np.median(values)))
+
+
+def _mode(values: NDArray[np.float64]) -> float:
+    """Middle of the densest part: halved to the shortest interval that holds half, down to some dozen values."""
+    values = np.sort(values)
+    while len(values) > 2 * FEWEST_STARS:
+        half = (len(values) + 1) // 2
+        start = int(np.argmin(values[half - 1 :] - values[: len(values) - half + 1]))
+        values = values[start : start + half]
+    return float(np.median(values))
 
 
 @njit(cache=True)
-def _laplacian_peaks(image, blocked, limit):  # type: ignore[no-untyped-def]
-    """Flat indices of the unblocked pixels whose Laplacian exceeds the limit, rising."""
+def _laplacian(image, y, x):  # type: ignore[no-untyped-def]
+    """Van Dokkum's L+ in closed form: each of the four subpixels sees one horizontal and one vertical neighbour."""
+    ny, nx = image.shape
+    p = 2 * image[y, x]
+    left, right = image[y, max(x - 1, 0)], image[y, min(x + 1, nx - 1)]
+    down, up = image[max(y - 1, 0), x], image[min(y + 1, ny - 1), x]
+    total = max(p - left - down, np.float32(0)) + max(p - right - down, np.float32(0))
+    total += max(p - left - up, np.float32(0)) + max(p - right - up, np.float32(0))
+    return total / 4
+
+
+@njit(cache=True)
+def _candidates(image, blocked, sky, rms, gain, sigma):  # type: ignore[no-untyped-def]
+    """Flat indices of the unblocked pixels, rising, whose light and Laplacian exceed so many sigma."""
     ny, nx = image.shape
     kept = np.empty(1024, np.int64)
     n = 0
+    faintest = sky + sigma * rms
     for y in range(ny):
         for x in range(nx):
-            if blocked[y, x] == 0 and laplacian_at(image, y, x) > limit:
+            value = image[y, x]
+            if value <= faintest or blocked[y, x] != 0:
+                continue
+            limit = sigma * sigma * (rms * rms + (value - sky) / gain)
+            laplacian = _laplacian(image, y, x)
+            if laplacian * laplacian > limit:
                 if n == len(kept):
-                    grown = np.empty(2 * n, np.int64)
-                    grown[:n] = kept
-                    kept = grown
+                    kept = np.concatenate((kept, np.empty(n, np.int64)))
                 kept[n] = y * nx + x
                 n += 1
     return kept[:n].copy()
 
 
 @njit(cache=True)
-def _contrast_excess(image, y, x, sky, noise, peaked):  # type: ignore[no-untyped-def]
-    """Laplacian over fine structure; 0 where the Laplacian is small against the flux, as on the slopes of stars."""
-    laplacian = laplacian_at(image, y, x)
-    if laplacian < peaked * (image[y, x] - sky):
-        return 0.0
-    # Noise alone can lower the fine structure of a faint star: allow for it.
-    return laplacian / (max(fine_structure_at(image, y, x), np.float32(0)) + FINE_STRUCTURE_NOISE * noise)
-
-
-@njit(cache=True)
-def _test(image, blocked, found, candidates, sky, rms, gain, sigma, limits):  # type: ignore[no-untyped-def]
-    """The candidates that are significant and sharper than a star."""
+def _hits(image, blocked, candidates, sky, rms, gain, sigma, counts, places, weights):  # type: ignore[no-untyped-def]
+    """The candidates brighter by `sigma` than some pattern of free neighbours allows a star to be."""
     nx = image.shape[1]
-    buffer = np.empty(49, np.float32)
     kept = np.empty(len(candidates), np.int64)
     n = 0
+    light, variance = np.empty(SIDE * SIDE), np.empty(SIDE * SIDE)
     for index in candidates:
         y, x = index // nx, index % nx
-        if blocked[y, x] != 0 or found[y, x] != 0:
-            continue
-        significance, noise = significance_at(image, y, x, sky, rms, gain, buffer)
-        if significance <= sigma:
-            continue
-        contrast = 0.0
-        if not _touches(blocked, y, x):
-            contrast = _contrast_excess(image, y, x, sky, noise, limits[LIMIT_PEAKED])
-        if contrast > limits[LIMIT_CONTRAST] or _falls_faster(
-            image, blocked, y, x, sky, noise, gain, limits[LIMIT_AXIS:]
-        ):
+        _load(image, blocked, y, x, sky, rms, gain, light, variance)
+        start = _first_excess(light, variance, sigma, counts, places, weights, 0)
+        if start < len(counts):
+            # A lower sky forgives more, so the patterns that failed need no second look.
+            _load(image, blocked, y, x, min(sky, _local_sky(image, y, x)), rms, gain, light, variance)
+            start = _first_excess(light, variance, sigma, counts, places, weights, start)
+        if start < len(counts):
             kept[n] = index
             n += 1
     return kept[:n].copy()
 
 
 @njit(cache=True)
-def _touches(blocked, y, x):  # type: ignore[no-untyped-def]
-    """Whether a pixel beside this one holds a made-up value, whose edges mean nothing."""
-    ny, nx = blocked.shape
-    if (y > 0 and blocked[y - 1, x] != 0) or (y < ny - 1 and blocked[y + 1, x] != 0):
-        return True
-    return (x > 0 and blocked[y, x - 1] != 0) or (x < nx - 1 and blocked[y, x + 1] != 0)
+def _load(image, blocked, y, x, level, rms, gain, light, variance):  # type: ignore[no-untyped-def]
+    """Sky-free light around a pixel, infinite where a neighbour is not free, and its variance."""
+    ny, nx = image.shape
+    half = SIDE // 2
+    for j in range(SIDE):
+        for i in range(SIDE):
+            iy, ix = y + j - half, x + i - half
+            if iy < 0 or ix < 0 or iy >= ny or ix >= nx or (blocked[iy, ix] != 0 and (iy != y or ix != x)):
+                light[j * SIDE + i], variance[j * SIDE + i] = np.inf, 1.0
+            else:
+                value = image[iy, ix] - level
+                light[j * SIDE + i], variance[j * SIDE + i] = value, rms * rms + max(value, np.float32(0)) / gain
 
 
 @njit(cache=True)
-def _falls_faster(image, blocked, y, x, sky, noise, gain, fall):  # type: ignore[no-untyped-def]
-    """Whether two opposite neighbours, both of them real, are by 3.5 sigma fainter than a star's could be."""
-    ny, nx = image.shape
-    if y < 1 or x < 1 or y >= ny - 1 or x >= nx - 1:
-        return False
-    p = image[y, x] - sky
-    # In the core of a bright star the pixel's own shot noise rules.
-    variance = noise**2 + max(p, 0.0) / gain
-    for dy, dx, kind in ((0, 1, 0), (1, 0, 0), (1, 1, 1), (1, -1, 1)):
-        if blocked[y + dy, x + dx] != 0 or blocked[y - dy, x - dx] != 0:
-            continue
-        pair = (image[y + dy, x + dx] + image[y - dy, x - dx]) / 2 - sky
-        if fall[kind] * p - pair > 3.5 * np.sqrt(0.5 * noise**2 + fall[kind] ** 2 * variance):
-            return True
-    return False
+def _first_excess(light, variance, sigma, counts, places, weights, start):  # type: ignore[no-untyped-def]
+    """Number of the first pattern that leaves light above its bound, as many as there are if none does."""
+    middle = SIDE * SIDE // 2
+    value = light[middle]
+    for k in range(start, len(counts)):
+        left, noise = value, variance[middle]
+        for i in range(counts[k, 1]):
+            other = light[places[k, i]]
+            if i < counts[k, 0] and other * COMPANION_SHARE > value:
+                left = -np.inf
+                break
+            left -= weights[k, i] * other
+            if left < 0.0 and i >= counts[k, 0] and left * left > 9.0 * noise:
+                break
+            noise += weights[k, i] * weights[k, i] * variance[places[k, i]]
+        if left > 0.0 and left * left > sigma * sigma * noise:
+            return k
+    return len(counts)
 
 
 @njit(cache=True)
-def _grow(image, blocked, found, hits, sky, rms, gain, sigma, limits, margin):  # type: ignore[no-untyped-def]
-    """Mark and list the neighbours of the hits that pass a lower significance and a quarter of a star's contrast."""
+def _local_sky(image, y, x):  # type: ignore[no-untyped-def]
+    """Median of the pixels around the box 7 x 7."""
     ny, nx = image.shape
-    buffer = np.empty(49, np.float32)
-    grown = np.empty(8 * len(hits), np.int64)
+    buffer = np.empty(24, np.float32)
     n = 0
-    for index in hits:
-        y0, x0 = index // nx, index % nx
-        for y in range(max(y0 - 1, 0), min(y0 + 2, ny)):
-            for x in range(max(x0 - 1, 0), min(x0 + 2, nx)):
-                if found[y, x] == 0 and blocked[y, x] == 0:
-                    significance, noise = significance_at(image, y, x, sky, rms, gain, buffer)
-                    contrast = _contrast_excess(image, y, x, sky, noise, limits[LIMIT_PEAKED])
-                    if significance > sigma and contrast > limits[LIMIT_CONTRAST] / (4 * margin):
-                        found[y, x] = 1
-                        grown[n] = y * nx + x
-                        n += 1
-    return grown[:n].copy()
+    for j in range(-3, 4):
+        for i in range(-3, 4):
+            if max(abs(j), abs(i)) == 3 and 0 <= y + j < ny and 0 <= x + i < nx:
+                buffer[n] = image[y + j, x + i]
+                n += 1
+    return np.median(buffer[:n])
 
 
 @njit(cache=True)
-def _spare_stars(image, blocked, found, sky, rms, gain, fall, radius):  # type: ignore[no-untyped-def]
-    """Take back, in place, the found pixels around the brightest one of a group, if that is the peak of a star.
-
-    A hit on the slope of a bright star is replaced by a lower value, which then makes the core look sharp,
-    until the whole star is eaten; the untouched image still shows the star.
-    """
-    nx = image.shape[1]
-    for start in np.flatnonzero(found):
-        if found.flat[start] != 1:
-            continue
-        stack, peak = _group(image, found, start)
-        if _is_star_peak(image, blocked, peak // nx, peak % nx, sky, rms, gain, fall):
-            for index in stack:
-                y, x = index // nx, index % nx
-                if abs(y - peak // nx) <= radius and abs(x - peak % nx) <= radius:
-                    found[y, x] = 0
-    for index in np.flatnonzero(found):
-        found.flat[index] = 1
-
-
-@njit(cache=True)
-def _group(image, found, start):  # type: ignore[no-untyped-def]
-    """Flat indices of the found pixels connected to one of them, and the brightest; marks them 2."""
+def _peaks(image, blocked, candidates, sky, rms, gain, sigma):  # type: ignore[no-untyped-def]
+    """Flat indices of the candidates that are bright local maxima of 5 x 5 free pixels."""
     ny, nx = image.shape
-    stack = np.empty(64, np.int64)
-    n, done, peak = 1, 0, start
-    stack[0] = start
-    found.flat[start] = 2
-    while done < n:
-        y0, x0 = stack[done] // nx, stack[done] % nx
-        done += 1
-        if image[y0, x0] > image[peak // nx, peak % nx]:
-            peak = y0 * nx + x0
-        for y in range(max(y0 - 1, 0), min(y0 + 2, ny)):
-            for x in range(max(x0 - 1, 0), min(x0 + 2, nx)):
-                if found[y, x] == 1:
-                    found[y, x] = 2
-                    if n == len(stack):
-                        stack = np.concatenate((stack, np.empty(n, np.int64)))
-                    stack[n] = y * nx + x
-                    n += 1
-    return stack[:n].copy(), peak
-
-
-@njit(cache=True)
-def _is_star_peak(image, blocked, y, x, sky, rms, gain, fall):  # type: ignore[no-untyped-def]
-    """Whether a local maximum has opposite neighbours as bright, within noise, as a star's in all directions."""
-    ny, nx = image.shape
-    p = image[y, x] - sky
-    if y < 1 or x < 1 or y >= ny - 1 or x >= nx - 1 or p < SPARED_SIGMA * rms:
-        return False
-    for dy, dx, kind in ((0, 1, 0), (1, 0, 0), (1, 1, 1), (1, -1, 1)):
-        one, other = image[y + dy, x + dx], image[y - dy, x - dx]
-        if blocked[y + dy, x + dx] != 0 or blocked[y - dy, x - dx] != 0 or max(one, other) > image[y, x]:
-            return False
-        pair = (one + other) / 2 - sky
-        noise = np.sqrt(0.5 * (rms**2 + max(pair, 0.0) / gain) + fall[kind] ** 2 * (rms**2 + p / gain))
-        if pair < fall[kind] * p - STAR_SHAPE_SIGMA * noise:
-            return False
-    return True
-
-
-@njit(cache=True)
-def _peak_sharpness(image, blocked, candidates, sky, threshold):  # type: ignore[no-untyped-def]
-    """Mean of the four neighbours over the peak, sky subtracted, at bright isolated local maxima."""
-    ny, nx = image.shape
-    ratios = np.empty(len(candidates), np.float64)
+    kept = np.empty(len(candidates), np.int64)
     n = 0
     for index in candidates:
         y, x = index // nx, index % nx
-        if y < 3 or x < 3 or y >= ny - 3 or x >= nx - 3 or image[y, x] - sky < threshold:
+        value = image[y, x]
+        if (value - sky) ** 2 <= sigma**2 * (rms * rms + (value - sky) / gain):
             continue
-        clear = True
-        for iy in range(y - 2, y + 3):
-            for ix in range(x - 2, x + 3):
-                if blocked[iy, ix] != 0 or image[iy, ix] > image[y, x]:
+        clear = 2 <= y < ny - 2 and 2 <= x < nx - 2
+        for iy in range(max(y - 2, 0), min(y + 3, ny)):
+            for ix in range(max(x - 2, 0), min(x + 3, nx)):
+                if blocked[iy, ix] != 0 or image[iy, ix] > value:
                     clear = False
         if clear:
-            neighbors = image[y - 1, x] + image[y + 1, x] + image[y, x - 1] + image[y, x + 1]
-            ratios[n] = (neighbors / 4 - sky) / (image[y, x] - sky)
+            kept[n] = index
             n += 1
-    return ratios[:n].copy()
+    return kept[:n].copy()
 
 
-@njit(cache=True)
-def _replace(image, pixels, masked):  # type: ignore[no-untyped-def]
-    """Replace pixels by the median of the unmasked ones in 5 x 5 (7 x 7 where there are none), in place."""
-    ny, nx = image.shape
-    values = np.empty(len(pixels), np.float32)
-    buffer = np.empty(49, np.float32)
-    for i in range(len(pixels)):
-        y, x = pixels[i] // nx, pixels[i] % nx
-        values[i] = image[y, x]
-        for r in (2, 3):
-            n = 0
-            for iy in range(max(y - r, 0), min(y + r + 1, ny)):
-                for ix in range(max(x - r, 0), min(x + r + 1, nx)):
-                    if masked[iy, ix] == 0:
-                        insert_sorted(buffer, n, image[iy, ix])
-                        n += 1
-            if n > 0:
-                values[i] = buffer[n // 2]
-                break
-    for i in range(len(pixels)):
-        image[pixels[i] // nx, pixels[i] % nx] = values[i]
+def _sharpness(data: FloatImage, peaks: NDArray[np.int64], sky: np.float32) -> NDArray[np.float64]:
+    """Mean of the four neighbours over the peak, sky subtracted."""
+    y, x = np.divmod(peaks, data.shape[1])
+    around = (data[y - 1, x] + data[y + 1, x] + data[y, x - 1] + data[y, x + 1]) / 4 - sky
+    ratio: NDArray[np.float64] = (around / (data[y, x] - sky)).astype(np.float64)
+    return ratio
 
 
 @njit(cache=True)
@@ -343,16 +294,16 @@ def _block_around(blocked, pixels, r):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _around(pixels, found, blocked, r):  # type: ignore[no-untyped-def]
+def _around(pixels, blocked, r):  # type: ignore[no-untyped-def]
     """Flat indices of the free pixels within r of the given ones; some more than once."""
-    ny, nx = found.shape
+    ny, nx = blocked.shape
     near = np.empty(len(pixels) * (2 * r + 1) ** 2, np.int64)
     n = 0
     for index in pixels:
         y0, x0 = index // nx, index % nx
         for y in range(max(y0 - r, 0), min(y0 + r + 1, ny)):
             for x in range(max(x0 - r, 0), min(x0 + r + 1, nx)):
-                if found[y, x] == 0 and blocked[y, x] == 0:
+                if blocked[y, x] == 0:
                     near[n] = y * nx + x
                     n += 1
     return near[:n].copy()

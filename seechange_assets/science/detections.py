@@ -2,7 +2,8 @@
 
 The score image is the matched-filter statistic of Zackay, Ofek & Gal-Yam (2016, ApJ 830, 27,
 Eq. 17): S/N of a point source at each pixel. A detection is a local maximum of its absolute
-value. Everything after one threshold pass works on the list of significant pixels.
+value, moved to where the flux peaks: the score tells whether, the flux tells where. Everything
+after one threshold pass works on the list of significant pixels.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,9 @@ DIPOLE_SEPARATION = 1.5
 # Around a very bright peak, imperfections of the PSF leave side peaks of this fraction of its score.
 WING_FRACTION = 0.02
 WING_RADIUS_FWHM = 5.0
+# On a bright star that varied, the score is flat or has a dent, because the noise there (registration, PSF) follows
+# the star: what belongs to one summit of the flux loses no more of the score than this on the way up.
+SUMMIT_SCORE = 0.7
 
 
 def detect(
@@ -31,7 +35,7 @@ def detect(
     threshold: float = 5.0,
     separation_fwhm: float = 1.0,
     edge_fwhm: float = 2.0,
-    streak_length_fwhm: float = 6.0,
+    streak_length_fwhm: float = 4.5,
     star_residual_fraction: float = 0.03,
     max_detections: int = 5000,
 ) -> Detections:
@@ -70,6 +74,7 @@ def detect(
     y, x = _significant_pixels(difference.score, difference.flags, threshold, border)
     island = _islands(y, x, difference.score.shape)
     peak = _peak_indices(y, x, difference.score)
+    peak = _summits(difference.flux, difference.score, y, x, peak)
     _refuse_excess(peak.size, 20 * max_detections, difference)
     peak = peak[np.argsort(-np.abs(difference.score[y[peak], x[peak]]), kind="stable")]
     sizes = np.bincount(island, minlength=1)
@@ -166,6 +171,40 @@ def _peak_indices(y, x, score):  # type: ignore[no-untyped-def]
                 if other > value or (earlier and other == value):
                     is_peak[k] = False
     return np.flatnonzero(is_peak)
+
+
+def _summits(
+    flux: NDArray[Any], score: NDArray[Any], y: NDArray[Any], x: NDArray[Any], peak: NDArray[Any]
+) -> NDArray[np.int64]:
+    """Indices of the significant pixels in which the ways up the flux end, one for each summit."""
+    end_y, end_x = _climb(flux, score, y[peak], x[peak], SUMMIT_SCORE)
+    place = y.astype(np.int64) * score.shape[1] + x  # ascending, as the pixels come row by row
+    wanted = end_y * score.shape[1] + end_x
+    index = np.minimum(np.searchsorted(place, wanted), max(place.size - 1, 0))
+    found = place[index] == wanted  # the way may end in a flagged pixel or below the threshold: then it is not gone
+    return np.unique(np.where(found, index, peak))
+
+
+@njit(cache=True)
+def _climb(flux, score, y, x, fraction):  # type: ignore[no-untyped-def]
+    """Steepest way up |flux| from each pixel, as far as |score| keeps `fraction` of its start and its sign."""
+    ny, nx = score.shape
+    end_y, end_x = y.astype(np.int64), x.astype(np.int64)
+    for k in range(y.size):
+        j, i = end_y[k], end_x[k]
+        sign = np.sign(score[j, i])
+        least = fraction * abs(score[j, i])
+        moved = True
+        while moved:
+            moved = False
+            best = sign * flux[j, i]
+            for v in range(max(j - 1, 0), min(j + 2, ny)):
+                for u in range(max(i - 1, 0), min(i + 2, nx)):
+                    if sign * flux[v, u] > best and sign * score[v, u] >= least:
+                        best, end_y[k], end_x[k] = sign * flux[v, u], v, u
+                        moved = True
+            j, i = end_y[k], end_x[k]
+    return end_y, end_x
 
 
 def _merge(
@@ -268,7 +307,7 @@ def _table(
 ) -> "Table":
     from astropy.table import Table
 
-    x_fine, y_fine = subpixel_peak(difference.score, x, y)
+    x_fine, y_fine = subpixel_peak(difference.flux, x, y)
     ra, dec = difference.wcs.astropy().all_pix2world(x_fine, y_fine, 0) if x.size else (x_fine, y_fine)
     radius = max(1, round(difference.psf.fwhm_px / 2))
     columns = {

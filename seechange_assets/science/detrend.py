@@ -42,9 +42,9 @@ def detrend(
     steps: Sequence[str] = STEPS,
     skip_by_filter: Mapping[str, Sequence[str]] | None = None,
     cosmic_rays: bool = True,
-    cosmic_ray_sigma: float = 5.0,
+    cosmic_ray_sigma: float = 4.2,
     cosmic_ray_neighbor_fraction: float = 0.4,
-    cosmic_ray_contrast_margin: float = 1.4,
+    cosmic_ray_sharpness_margin: float = 1.1,
     trails: bool = True,
     trail_min_length_px: int = 400,
     bleed_length_px: int = 8,
@@ -115,7 +115,7 @@ def detrend(
     if cosmic_rays:
         hit = find_cosmic_rays(
             data, flags, gain=info.gain, read_noise=info.read_noise, sigma=cosmic_ray_sigma,
-            neighbor_fraction=cosmic_ray_neighbor_fraction, contrast_margin=cosmic_ray_contrast_margin,
+            neighbor_fraction=cosmic_ray_neighbor_fraction, sharpness_margin=cosmic_ray_sharpness_margin,
         )  # fmt: skip
         flags[hit] |= np.uint16(Flag.COSMIC_RAY)
     if trails:

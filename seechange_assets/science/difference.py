@@ -5,13 +5,13 @@ it to the new image's counts, level the sky that is left, fill what either image
 know, subtract properly (`science.zogy`), and give the score the noise it really has.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from seechange_assets.errors import ParameterError, ReferenceUnusable
+from seechange_assets.errors import ReferenceUnusable
 from seechange_assets.products import (
     Background,
     Difference,
@@ -30,11 +30,13 @@ from seechange_assets.science.alignment import Alignment, align
 from seechange_assets.science.background import level_map, rms_map
 from seechange_assets.science.inpaint import grow_flags, inpaint
 from seechange_assets.science.matched_psf import difference_psf_model, psf_pairs, stamp_size
+from seechange_assets.science.matching_kernel import ImagePair
 from seechange_assets.science.noise import variance_map
 from seechange_assets.science.star_match import MIN_STARS, FluxScale, flux_scale
 from seechange_assets.science.subtraction_checks import check_inputs, check_overlap
+from seechange_assets.science.subtraction_methods import check_method, subtract_pair
 from seechange_assets.science.warp import warp_image
-from seechange_assets.science.zogy import METHODS, Subtraction, subtract_tiles
+from seechange_assets.science.zogy import Subtraction
 
 Pixels = NDArray[np.intp]
 
@@ -48,17 +50,6 @@ _MIN_BRIGHT = 4
 _STAR_SCORE = 0.5
 _FEW_STARS = 20
 _MAX_PSF_ERROR = 0.3
-
-
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """Both images on the new grid and flux scale, filled where unknown, with flags of either."""
-
-    new: FloatImage
-    reference: FloatImage
-    new_variance: FloatImage
-    reference_variance: FloatImage
-    flags: FlagImage
 
 
 def subtract(
@@ -87,7 +78,8 @@ def subtract(
         The new image and its calibration.
     reference : Reference
     method : str
-        ``zogy`` (proper subtraction) or ``direct`` (plain difference, for comparison).
+        ``zogy`` (proper subtraction), ``alard_lupton`` (fitted kernel of Gaussians, varying over the field), ``sfft``
+        (fitted kernel of free pixels, likewise) or ``direct`` (plain difference, for comparison).
     match_radius_arcsec, min_stars_linear
         See `science.alignment.align`.
     min_overlap : float
@@ -109,10 +101,9 @@ def subtract(
     ------
     ReferenceUnusable
         Other filter, no WCS, pixel scales that differ more than twice, empty or masked
-        reference, too little overlap, a PSF that does not fit its stamp.
+        reference, too little overlap, a PSF that does not fit its stamp, too few stars for a kernel.
     """
-    if method not in METHODS:
-        raise ParameterError(f"diff.method {method!r} is not known: expected one of {', '.join(sorted(METHODS))}")
+    check_method(method)
     check_inputs(image, psf, wcs, reference, max_masked=max_masked)
     alignment = align(
         reference.sources,
@@ -132,7 +123,8 @@ def subtract(
     size = stamp_size(psf, reference.psf)
     psfs = psf_pairs(psf, reference.psf, wcs.header, alignment.header, size)
     margin = max(size // 2, _MIN_MARGIN_PX)
-    raw = subtract_tiles(pair.new, pair.reference, pair.new_variance, pair.reference_variance, psfs, margin, method)
+    where = f"{image.info.exposure} {image.info.ccd}"
+    raw, kernels = subtract_pair(method, pair, psfs, _common_places(sources, alignment), margin, where)
     radius = int(np.ceil(grow_fwhm * max(psf.fwhm_px, reference.psf.fwhm_px)))
     flags = _grown(pair.flags, radius)
     error = max(_star_error(raw, flags, sources, alignment, psf.fwhm_px), psf_error)
@@ -145,7 +137,7 @@ def subtract(
         **maps,
         flags=flags,
         psf=replace(
-            difference_psf_model(psf, psfs, sky_variances, image.data.shape, size, method), enclosed=psf.enclosed
+            difference_psf_model(psf, kernels, sky_variances, image.data.shape, size), enclosed=psf.enclosed
         ),
         wcs=wcs,
         zp=zp.zp,
@@ -174,6 +166,13 @@ def _common_stars(
     return (new[is_star], old[is_star]) if is_star.sum() >= MIN_STARS else (new, old)
 
 
+def _common_places(sources: Sources, alignment: Alignment) -> NDArray[np.float64]:
+    """Places (n, 2) of what both images show, the most significant first."""
+    rows = sources.table[alignment.new_rows]
+    order = np.argsort(-np.asarray(rows["snr"], float), kind="stable")
+    return np.stack([np.asarray(rows[axis], float) for axis in ("x", "y")], axis=1)[order]
+
+
 def _median_error(flux_err: FloatImage, flags: FlagImage) -> float:
     """Typical error of a PSF flux on unflagged pixels; NaN where there are none."""
     usable = flags[::_SAMPLING, ::_SAMPLING] == 0
@@ -196,7 +195,7 @@ def _common_grid(
     alignment: Alignment,
     scale: FluxScale,
     min_overlap: float,
-) -> _Pair:
+) -> ImagePair:
     """Warp, scale, level and fill; the arrays ZOGY wants."""
     factor = np.float32(scale.factor)
     warped, reference_variance, warped_flags = warp_image(
@@ -216,7 +215,7 @@ def _common_grid(
     flags[~np.isfinite(image.data)] |= np.uint16(Flag.NO_DATA)
     new -= _residual_sky(new - warped, flags)
     # What one image does not know is filled in both, so that the fills subtract like the sky does.
-    return _Pair(
+    return ImagePair(
         inpaint(new, flags),
         inpaint(warped, flags),
         _finite_variance(new_variance, flags),
@@ -233,7 +232,7 @@ def _finite_variance(variance: FloatImage, flags: FlagImage) -> FloatImage:
     return variance
 
 
-def _sky_variances(pair: _Pair) -> tuple[float, float]:
+def _sky_variances(pair: ImagePair) -> tuple[float, float]:
     cut = np.s_[::_SAMPLING, ::_SAMPLING]
     return float(np.median(pair.new_variance[cut])), float(np.median(pair.reference_variance[cut]))
 
@@ -291,7 +290,7 @@ def _registration_variance(raw: Subtraction, y: Pixels, x: Pixels, noise_px: flo
 
 
 def _calibrated(
-    raw: Subtraction, pair: _Pair, flags: FlagImage, alignment: Alignment, error: float, enclosed: float
+    raw: Subtraction, pair: ImagePair, flags: FlagImage, alignment: Alignment, error: float, enclosed: float
 ) -> dict[str, FloatImage]:
     """Score with unit noise on blank sky, fluxes of whole stars, and the noise per pixel.
 

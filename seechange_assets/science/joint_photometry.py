@@ -57,6 +57,12 @@ class JointPhotometry:
     stamps: FloatImage
     residual: FloatImage
 
+    def first(self, n: int) -> "JointPhotometry":
+        """The first `n` sources alone; the residual image stays without the others too."""
+        return JointPhotometry(
+            self.flux[:n], self.flux_err[:n], self.chi2[:n], self.misfit[:n], self.stamps[:n], self.residual
+        )
+
 
 def joint_photometry(
     psf: Psf, frame: Frame, x: FloatArray, y: FloatArray, *, sweeps: int = 3, refine_sky: bool = False

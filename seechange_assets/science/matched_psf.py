@@ -14,7 +14,7 @@ from seechange_assets.science.psf import (
     polynomial_terms,
     raw_stamps,
 )
-from seechange_assets.science.zogy import PsfPair, difference_psf
+from seechange_assets.science.zogy import KernelsAt, PsfPair, response_stamp
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
@@ -42,9 +42,9 @@ def psf_pairs(new: Psf, reference: Psf, new_wcs: str, reference_wcs: str, size: 
 
 
 def difference_psf_model(
-    new: Psf, psfs: PsfPair, sky_variance: tuple[float, float], shape: tuple[int, int], size: int, method: str
+    new: Psf, kernels: KernelsAt, sky_variance: tuple[float, float], shape: tuple[int, int], size: int
 ) -> Psf:
-    """The PSF of the difference as a `Psf`, varying like that of the new image.
+    """The PSF of the difference that `kernels` make, as a `Psf` varying like that of the new image.
 
     It is computed at 3 x 3 places and its polynomial is refitted; where the new image
     is undersampled, at sub-pixel phases, too.
@@ -53,7 +53,7 @@ def difference_psf_model(
     ny, nx = shape
     places = [(x, y) for y in (0.1 * ny, 0.5 * ny, 0.9 * ny) for x in (0.1 * nx, 0.5 * nx, 0.9 * nx)]
     places = places if degree > 0 else [places[4]]
-    tables = np.stack([_difference_table(new, psfs, x, y, sky_variance, size, method) for x, y in places])
+    tables = np.stack([_difference_table(new, kernels, x, y, sky_variance, size) for x, y in places])
     terms = polynomial_terms([x for x, _ in places], [y for _, y in places], degree, shape)
     fitted = np.linalg.lstsq(terms, tables.reshape(len(places), -1), rcond=None)[0]
     oversampling = new.oversampling
@@ -65,10 +65,9 @@ def difference_psf_model(
 
 
 def _difference_table(
-    new: Psf, psfs: PsfPair, x: float, y: float, sky_variance: tuple[float, float], size: int, method: str
+    new: Psf, kernels: KernelsAt, x: float, y: float, sky_variance: tuple[float, float], size: int
 ) -> Stamp:
     """P_D at one place, tabulated `oversampling` times per pixel: each sub-pixel phase is one filtered stamp."""
-    new_stamp, reference_stamp = psfs(x, y)
     n = new.oversampling
     side = 2 * (size // 2) * n + 1
     table = np.zeros((side, side))
@@ -76,7 +75,7 @@ def _difference_table(
         for i in range(n):
             # Pixels whose centre lies (i/n, j/n) beside the source sample every n-th entry of the table.
             shifted = raw_stamps(new, x, y, size, center=(x + i / n, y + j / n))[0]
-            filtered = difference_psf(new_stamp, reference_stamp, *sky_variance, shifted, method)
+            filtered = response_stamp(kernels, x, y, sky_variance, shifted)
             part = table[j::n, i::n]
             part[:] = filtered[: part.shape[0], : part.shape[1]]
     return np.asarray(table * (n * n / table.sum()))

@@ -31,6 +31,7 @@ BAD_THRESHOLDS: dict[str, float | None] = {
     "dipole_score": 0.6,
     "trail_score": 0.4,
     "cosmic_ray_score": 5.0,
+    "dark_sigma": 2.5,
 }
 DELETION_THRESHOLDS: dict[str, float | None] = BAD_THRESHOLDS | {
     "dipole_score": None,
@@ -62,7 +63,9 @@ def measure(
 ) -> Measurements:
     """Measure every detection and drop the worst.
 
-    A detection of kind ``streak`` or ``star_residual`` is bad for that reason alone.
+    A detection of kind ``streak`` or ``star_residual`` is bad for that reason alone. Sources that faded are measured
+    like those that brightened, with the sign taken out: what looks like a point source and left no dark hole in the
+    sky is kept, with a negative flux.
 
     Parameters
     ----------
@@ -231,7 +234,6 @@ def _diagnostic_columns(
     pixel_snr = np.divide(signal, noise, out=np.zeros_like(signal), where=noise > 0)
     center = corner + half
     shape = diagnostics.moments(signal, noise**2, x - center[:, 0], y - center[:, 1], fwhm)
-    positive = columns["flux_psf"] > 0
     return {
         "fwhm_px": shape.fwhm_px,
         "width_ratio": shape.fwhm_px / fwhm,
@@ -243,11 +245,32 @@ def _diagnostic_columns(
         "dipole_score": diagnostics.dipole_scores(score, response, fwhm),
         "trail_score": diagnostics.trail_scores(score, response, fwhm),
         "cosmic_ray_score": diagnostics.cosmic_ray_scores(pixel_snr, np.abs(columns["snr"])),
-        # A source that faded has nothing but negative pixels: 1 / 0 of the definition.
-        "negative_fraction": np.where(positive, by_number, np.inf),
-        "negative_flux_fraction": np.where(positive, by_flux, np.inf),
+        "negative_fraction": by_number,
+        "negative_flux_fraction": by_flux,
         "n_bad_pixels": _count_flagged(cutouts, x, y, box),
+        "dark_sigma": _dark_sigma(cutouts, difference, columns, box),
     }
+
+
+def _dark_sigma(cutouts: Cutouts, difference: Difference, columns: dict[str, Any], box: int) -> FloatArray:
+    """Darkness, in errors of the difference's flux, of the image that holds no excess; 0 where it is not dark.
+
+    Light cannot be negative: where a source faded the new image shows what is left of it, where one appeared the
+    reference shows what was there before. A dip below the sky is noise of that image, and makes a peak of the other
+    sign in the difference.
+    """
+    from seechange_assets.science.psf_photometry import unit_stamps
+
+    n = len(cutouts.corner)
+    half = cutouts.size // 2
+    reach = min(box, half)
+    inner = np.s_[:, half - reach : half + reach + 1, half - reach : half + reach + 1]
+    faded = (columns["score"] < 0)[:, None, None]
+    held = np.nan_to_num(np.where(faded, cutouts.new[inner], cutouts.ref[inner])).astype(np.float64)
+    center = (cutouts.corner + half).astype(np.float64).T
+    template = unit_stamps(difference.psf, columns["x"], columns["y"], 2 * reach + 1, (center[0], center[1]))
+    flux = (template * held).sum(axis=(1, 2)) / np.maximum((template**2).sum(axis=(1, 2)), 1e-30)
+    return np.maximum(-flux / columns["flux_psf_err"], 0.0) if n else np.zeros(0)
 
 
 def _known_stamps(image: NDArray[Any], flags: NDArray[Any], corner: NDArray[Any], size: int) -> FloatArray:

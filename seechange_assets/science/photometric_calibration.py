@@ -48,6 +48,8 @@ def calibrate_photometry(
     min_snr: float = 10.0,
     preferred_snr: float = 30.0,
     preferred_stars: int = 50,
+    bright_snr: float = 100.0,
+    bright_stars: int = 200,
     min_color: float = 0.5,
     max_color: float = 3.0,
     fit_color_term: bool = False,
@@ -83,6 +85,9 @@ def calibrate_photometry(
     preferred_snr, preferred_stars : float, int
         If as many stars reach this signal-to-noise, the fainter ones, which unseen neighbours brighten, do
         not take part.
+    bright_snr, bright_stars : float, int
+        The same once more, for fields so crowded that most stars have such neighbours: the noise of brighter stars
+        is below what stars differ by anyway, so little is lost with the others.
     min_color, max_color : float
         Range of BP-RP; stars without a colour stay if the transform gives them a magnitude.
     fit_color_term, color_pivot : bool, float
@@ -114,7 +119,7 @@ def calibrate_photometry(
         wcs,
         gaia_magnitude,
         match_radius_arcsec,
-        (min_snr, preferred_snr, preferred_stars),
+        ((bright_snr, bright_stars), (preferred_snr, preferred_stars), (min_snr, 0)),
         (min_color, max_color),
         fit_color_term,
     )
@@ -191,7 +196,7 @@ def _calibration_stars(
     wcs: Wcs,
     gaia_magnitude: GaiaMagnitude,
     radius_arcsec: float,
-    snr_limits: tuple[float, float, int],
+    snr_limits: tuple[tuple[float, int], ...],
     colors: tuple[float, float],
     needs_color: bool,
 ) -> _Stars:
@@ -211,7 +216,7 @@ def _calibration_stars(
         usable &= (_ratio(flux, flux_err) > 0) & np.isfinite(catalog) & np.isfinite(instrumental)
         in_range = (color >= colors[0]) & (color <= colors[1])
         usable &= in_range if needs_color else in_range | np.isnan(color)
-        usable &= _bright_enough(catalog, flux, flux_err, usable, *snr_limits)
+        usable &= _bright_enough(catalog, flux, flux_err, usable, snr_limits)
         error = np.hypot(MAG_PER_RELATIVE_FLUX * flux_err / flux, catalog_err)
     return _Stars(rows[usable], catalog[usable], instrumental[usable], color[usable], error[usable])
 
@@ -234,21 +239,20 @@ def _bright_enough(
     flux: FloatArray,
     flux_err: FloatArray,
     usable: NDArray[np.bool_],
-    min_snr: float,
-    preferred_snr: float,
-    preferred_stars: int,
+    limits: tuple[tuple[float, int], ...],
 ) -> NDArray[np.bool_]:
-    """Stars over the limit by the signal-to-noise that the catalogue predicts.
+    """Stars over the first limit that enough reach (limit, stars), by the signal-to-noise that the catalogue predicts.
 
     A cut on the measured one would keep faint stars whose noise is positive and bias the zero point.
     """
-    sample = usable & (_ratio(flux, flux_err) >= min_snr)
+    sample = usable & (_ratio(flux, flux_err) >= limits[-1][0])
     if not sample.any():
         return sample
     zero_point = float(np.median(catalog[sample] + 2.5 * np.log10(flux[sample])))
     expected = _ratio(10 ** (-0.4 * (catalog - zero_point)), flux_err)
-    bright: NDArray[np.bool_] = expected >= preferred_snr
-    return bright if (usable & bright).sum() >= preferred_stars else expected >= min_snr
+    limit = next(snr for snr, wanted in limits if (usable & (expected >= snr)).sum() >= wanted)
+    bright: NDArray[np.bool_] = expected >= limit
+    return bright
 
 
 def _advice(wcs: Wcs, info: ImageInfo) -> str:

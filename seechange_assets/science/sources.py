@@ -1,8 +1,8 @@
 """Catalogue of the sources of one image: detection, positions, fluxes, shapes, stars.
 
-Detection, deblending and aperture sums are those of SEP (Barbary 2016, JOSS 1, 58), which is
-SExtractor (Bertin & Arnouts 1996, A&AS 117, 393) as a library. Positions, sizes and
-the separation of stars from galaxies are in `shapes` and here.
+Detection and deblending are in `extraction`, positions and sizes in `shapes`, sums of light in `apertures`, the
+separation of stars from galaxies in `stellar_locus`. Columns mean what those of SExtractor (Bertin & Arnouts 1996,
+A&AS 117, 393) mean.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from seechange_assets.errors import BadPixels
 from seechange_assets.products import Background, Flag, FloatImage, Image, Sources
+from seechange_assets.science.apertures import aperture_sums, kron_radii
 from seechange_assets.science.background import level_map, rms_map
+from seechange_assets.science.extraction import TRUNCATED, extract_objects
 from seechange_assets.science.shapes import FWHM_PER_SIGMA, WindowedShapes, phase_corrected, windowed_shapes
 from seechange_assets.science.stellar_locus import profile_fwhm, star_scores, stellar_size
 
@@ -24,15 +26,17 @@ if TYPE_CHECKING:
 
 # Pixels that hold no sky. Saturated ones stay: without them a bright star falls to pieces.
 UNUSABLE = Flag.BAD | Flag.NO_DATA | Flag.OUT_OF_BOUNDS | Flag.COSMIC_RAY | Flag.STREAK
-# Bits of ``extraction_flags``: SEP's own (1 merged, 2 cut by the border, 8 no shape) and ours.
-MERGED, TRUNCATED, NO_CENTROID = 1, 2, 256
+# Bit of ``extraction_flags`` beside those of `extraction`: the position is that of the isophote.
+NO_CENTROID = 256
 # The isophotes reach farther out than those SExtractor is usually given, so the first moment is taken within 5 of their
 # radii instead of 6. The least radius, FWHM and pixels, is that of its PHOT_AUTOPARAMS 2.5, 3.5 for a star.
 KRON_FACTOR, KRON_REACH, KRON_MIN_RADIUS_FWHM, KRON_MIN_RADIUS_PX = 2.5, 5.0, 1.7, 0.8
 # Bright enough to tell the seeing, and what to assume before anything is known.
 SEEING_SNR = 20.0
 FIRST_GUESS_SIGMA_PX, GUESS_RANGE_SIGMA_PX = 1.3, (0.6, 6.0)
-QUICK_LOOK_PX = 1024
+QUICK_LOOK_PX, QUICK_LOOK_SIGMA = 1024, 5.0
+# More of the image than this over the threshold is no sky with sources.
+MAX_LIT_SHARE = 0.9
 # With so many clean stars of the seeing, blended ones do not take part in it.
 ENOUGH_STARS = 5
 UNDERSAMPLED_FWHM_PX = 2.8
@@ -69,8 +73,8 @@ def extract_sources(
     threshold: float = 4.0,
     aperture_radii_fwhm: tuple[float, ...] = (1.0, 2.0, 3.0, 5.0),
     min_area_px: int = 3,
-    deblend_levels: int = 32,
     deblend_contrast: float = 0.005,
+    deblend_significance: float = 2.5,
     star_score_min: float = 0.5,
 ) -> Sources:
     """Detect and measure the sources of an image.
@@ -86,8 +90,10 @@ def extract_sources(
         Radii of the circular apertures in units of the seeing.
     min_area_px : int
         Connected pixels over the threshold that make a source.
-    deblend_levels, deblend_contrast : int, float
-        SExtractor's DEBLEND_NTHRESH and DEBLEND_MINCONT.
+    deblend_contrast : float
+        A peak beside a higher one is a source if it has this share of the other's light above their saddle ...
+    deblend_significance : float
+        ... and rises above the saddle by this many sigma of the filtered noise.
     star_score_min : float
         ``is_star`` needs a ``star_score`` above this.
 
@@ -99,10 +105,10 @@ def extract_sources(
     Raises
     ------
     BadPixels
-        If there are more pixels or blends over the threshold than a sky can have.
+        If nearly all of the image lies over the threshold.
     """
     pixels = _pixels(image, background)
-    found, shapes, seeing = _detected(pixels, threshold, min_area_px, deblend_levels, deblend_contrast)
+    found, shapes, seeing = _detected(pixels, threshold, min_area_px, deblend_contrast, deblend_significance)
     radii = tuple(float(radius * seeing.fwhm_px) for radius in aperture_radii_fwhm)
     columns = _columns(pixels, found, shapes, seeing, radii)
     columns["star_score"] = star_scores(
@@ -124,18 +130,23 @@ def _pixels(image: Image, background: Background) -> _Pixels:
 
 
 def _detected(
-    pixels: _Pixels, threshold: float, min_area_px: int, deblend_levels: int, deblend_contrast: float
+    pixels: _Pixels, threshold: float, min_area_px: int, deblend_contrast: float, deblend_significance: float
 ) -> tuple[NDArray[np.void], WindowedShapes, _Seeing]:
-    """SEP's objects, their shapes, and the seeing: guessed from bright sources first, then measured on all."""
+    """The objects, their shapes, and the seeing: guessed from bright sources first, then measured on all."""
     bright = _quick_look(pixels)
     isophotal = np.sqrt(np.median(bright["a"] * bright["b"])) if bright.size else FIRST_GUESS_SIGMA_PX
     sigma_px = float(np.clip(isophotal, *GUESS_RANGE_SIGMA_PX))
     guess = _Seeing(FWHM_PER_SIGMA * sigma_px, sigma_px, measured=False)
     seeing = _measured_seeing(pixels, bright, _shapes(pixels, bright, guess.sigma_px), guess)
-    kernel = matched_kernel(seeing.fwhm_px)
-    # SEP compares with the noise of a single pixel; the filter lowers it by the root of the sum of squares.
-    pixel_threshold = threshold * float(np.sqrt(np.sum(np.square(kernel))))
-    found = _sep_extract(pixels, pixel_threshold, kernel, min_area_px, deblend_levels, deblend_contrast)
+    found = extract_objects(
+        pixels.data, pixels.rms, pixels.masked, taps=matched_taps(seeing.fwhm_px), threshold=threshold,
+        gain=pixels.gain, min_area_px=min_area_px, deblend_contrast=deblend_contrast,
+        deblend_significance=deblend_significance,
+    )  # fmt: skip
+    if found["npix"].sum() > MAX_LIT_SHARE * pixels.data.size:
+        raise BadPixels(
+            f"sources of {pixels.name}: nearly all pixels lie over the threshold; check the background and its rms"
+        )
     shapes, window = _shapes(pixels, found, seeing.sigma_px), seeing.sigma_px
     seeing = _measured_seeing(pixels, found, shapes, seeing)
     if found.size and seeing.fwhm_px < UNDERSAMPLED_FWHM_PX:
@@ -143,64 +154,34 @@ def _detected(
     return found, shapes, seeing
 
 
-def matched_kernel(fwhm_px: float) -> FloatImage:
-    """Odd Gaussian stamp of sum 1 that reaches 3/4 FWHM from the centre."""
+def matched_taps(fwhm_px: float) -> NDArray[np.float32]:
+    """Gaussian of the seeing along one axis, of sum 1, that reaches 3/4 FWHM from the centre."""
     half = int(np.clip(np.ceil(0.75 * fwhm_px), 1, 7))
-    axis = np.arange(-half, half + 1) * (FWHM_PER_SIGMA / fwhm_px)
-    kernel = np.exp(-0.5 * (axis[:, None] ** 2 + axis[None, :] ** 2))
-    return np.asarray(kernel / kernel.sum(), np.float32)
+    taps = np.exp(-0.5 * (np.arange(-half, half + 1) * (FWHM_PER_SIGMA / fwhm_px)) ** 2)
+    return np.asarray(taps / taps.sum(), np.float32)
 
 
 def _quick_look(pixels: _Pixels) -> NDArray[np.void]:
     """Bright sources in the middle of the image, or of all of it where that holds too few."""
     ny, nx = pixels.data.shape
     low_y, low_x = max(ny // 2 - QUICK_LOOK_PX // 2, 0), max(nx // 2 - QUICK_LOOK_PX // 2, 0)
-    middle = np.s_[low_y : low_y + QUICK_LOOK_PX, low_x : low_x + QUICK_LOOK_PX]
-    found = _sep_extract(pixels, 5.0, None, 3, 1, 1.0, part=middle)
-    return found if found.size >= 50 else _sep_extract(pixels, 5.0, None, 3, 1, 1.0)
+    found = _bright_objects(pixels, low_y, low_x)
+    return found if found.size >= 50 else _bright_objects(pixels, 0, 0)
 
 
-def _sep_extract(
-    pixels: _Pixels,
-    threshold: float,
-    kernel: FloatImage | None,
-    min_area_px: int,
-    deblend_levels: int,
-    deblend_contrast: float,
-    part: tuple[slice, slice] = (slice(0, None), slice(0, None)),
-) -> NDArray[np.void]:
-    """Run SEP on `part` of the image; positions count from the first pixel of the whole image."""
-    data, rms, masked = (np.ascontiguousarray(plane[part]) for plane in (pixels.data, pixels.rms, pixels.masked))
-    options = {
-        "err": rms, "mask": masked, "minarea": min_area_px, "filter_kernel": kernel, "filter_type": "conv",
-        "deblend_nthresh": deblend_levels, "deblend_cont": deblend_contrast,
-    }  # fmt: skip
-    found = _sep_call(data, threshold, options, pixels.name)
-    for axis, offset in (("x", part[1].start), ("y", part[0].start)):
-        for name in (axis, f"{axis}min", f"{axis}max", f"{axis}peak"):
+def _bright_objects(pixels: _Pixels, low_y: int, low_x: int) -> NDArray[np.void]:
+    """Objects over the unfiltered noise, borders of that width left out."""
+    ny, nx = pixels.data.shape
+    part = np.s_[low_y : ny - low_y, low_x : nx - low_x]
+    found = extract_objects(
+        np.ascontiguousarray(pixels.data[part]), np.ascontiguousarray(pixels.rms[part]),
+        np.ascontiguousarray(pixels.masked[part]), taps=np.ones(1, np.float32),
+        threshold=QUICK_LOOK_SIGMA, gain=pixels.gain, min_area_px=3, deblend_contrast=0.05, deblend_significance=3.0,
+    )  # fmt: skip
+    for axis, offset in (("x", low_x), ("y", low_y)):
+        for name in (axis, f"{axis}min", f"{axis}max"):
             found[name] += offset
     return found
-
-
-def _sep_call(data: NDArray[Any], threshold: float, options: dict[str, Any], name: str) -> NDArray[np.void]:
-    """SEP with a small pixel buffer, which is fast, then with one that holds every pixel."""
-    import sep
-
-    sep.set_sub_object_limit(8192)
-    for buffer in (300_000, max(300_000, data.size)):
-        sep.set_extract_pixstack(buffer)
-        try:
-            found: NDArray[np.void] = sep.extract(data, threshold, **options)
-        except Exception as error:  # noqa: BLE001 (SEP raises nothing more specific)
-            failure = error
-            if "pixel buffer full" not in str(error):
-                break
-        else:
-            return found
-    raise BadPixels(
-        f"sources of {name}: SEP gave up ({failure}): too much lies over the threshold; "
-        "check the background and the flags"
-    ) from failure
 
 
 def _shapes(pixels: _Pixels, found: NDArray[np.void], sigma_px: float) -> WindowedShapes:
@@ -263,13 +244,10 @@ def _columns(
 
 
 def _circle_flux(pixels: _Pixels, x: FloatArray, y: FloatArray, radius_px: float) -> tuple[FloatArray, FloatArray]:
-    """Flux in exact circles; masked pixels count as the mean of the others; NaN where the border cuts."""
-    import sep
-
-    flux, error, flag = sep.sum_circle(
-        pixels.data, x, y, radius_px, err=pixels.rms, gain=pixels.gain, mask=pixels.masked, subpix=0
+    """Flux in circles; NaN where the border of the image cuts."""
+    flux, error, cut = aperture_sums(
+        pixels.data, pixels.rms, pixels.masked, x, y, (radius_px, radius_px, 0.0), gain=pixels.gain
     )
-    cut = (flag & (sep.APER_TRUNC | sep.APER_ALLMASKED)) != 0
     return np.where(cut, np.nan, flux), np.where(cut, np.nan, error)
 
 
@@ -277,21 +255,12 @@ def _kron_flux(
     pixels: _Pixels, found: NDArray[np.void], x: FloatArray, y: FloatArray, fwhm_px: float
 ) -> tuple[FloatArray, FloatArray]:
     """Flux in 2.5 Kron (1980) radii, at least in a circle of some two FWHM."""
-    import sep
-
-    shape = [np.asarray(found[name], np.float64) for name in ("a", "b", "theta")]
-    shape[2] = np.clip(shape[2], -np.pi / 2, np.pi / 2)
-    radius, _ = sep.kron_radius(pixels.data, x, y, *shape, KRON_REACH, mask=pixels.masked)
-    scale = KRON_FACTOR * radius
-    least = np.full_like(x, KRON_MIN_RADIUS_FWHM * fwhm_px + KRON_MIN_RADIUS_PX)
-    small = ~(scale * np.sqrt(shape[0] * shape[1]) > least)
-    major, minor = np.where(small, least, shape[0] * scale), np.where(small, least, shape[1] * scale)
-    flux, error, flag = sep.sum_ellipse(
-        pixels.data, x, y, major, minor, np.where(small, 0.0, shape[2]), 1.0,
-        err=pixels.rms, gain=pixels.gain, mask=pixels.masked, subpix=5,
-    )  # fmt: skip
-    lost = (flag & sep.APER_ALLMASKED) != 0
-    return np.where(lost, np.nan, flux), np.where(lost, np.nan, error)
+    a, b, theta = (found[name] for name in ("a", "b", "theta"))
+    scale = KRON_FACTOR * kron_radii(pixels.data, pixels.masked, x, y, (a, b, theta), KRON_REACH)
+    least = KRON_MIN_RADIUS_FWHM * fwhm_px + KRON_MIN_RADIUS_PX
+    small = ~(scale * np.sqrt(a * b) > least)
+    ellipse = np.where(small, least, a * scale), np.where(small, least, b * scale), np.where(small, 0.0, theta)
+    return aperture_sums(pixels.data, pixels.rms, pixels.masked, x, y, ellipse, gain=pixels.gain)[:2]
 
 
 def _flags_near(pixels: _Pixels, found: NDArray[np.void], fwhm_px: float) -> NDArray[np.uint16]:

@@ -82,8 +82,9 @@ def match_positions(predicted: FloatArray, found: FloatArray, radius_px: float) 
 def flux_scale(new: Psf, reference: Psf, new_rows: Rows, reference_rows: Rows) -> FluxScale | None:
     """Robust ratio of the PSF fluxes of matched stars, new over reference; None with fewer than 3.
 
-    A weighted median, then a mean of the stars within 4 robust sigmas, weighted by the
-    photon errors plus the scatter the stars show beyond them.
+    A weighted median, then a mean of the stars within 4 robust sigmas, weighted by the photon errors plus the
+    scatter beyond them. For the weights that scatter (variables, PSF models) is the one of the better-measured half,
+    because faint galaxies taken for stars would pass for it; the scatter of all is what is returned.
     """
     ratio, error = _ratios(new.photometry[new_rows], reference.photometry[reference_rows])
     if ratio.size < MIN_STARS:
@@ -97,9 +98,15 @@ def flux_scale(new: Psf, reference: Psf, new_rows: Rows, reference_rows: Rows) -
             keep = deviation <= np.sort(deviation)[MIN_STARS - 1]
         weight = 1 / (error[keep] ** 2 + scatter**2 + (1e-4 * center) ** 2)
         center = float(np.sum(weight * ratio[keep]) / weight.sum())
-        observed = 1.4826 * np.median(np.abs(ratio - center))
-        scatter = float(np.sqrt(max(observed**2 - np.median(error) ** 2, 0.0)))
-    return FluxScale(center, float(weight.sum() ** -0.5), scatter / center, int(keep.sum()))
+        scatter = _intrinsic(ratio - center, error, error <= np.median(error))
+    everyone = _intrinsic(ratio - center, error, np.ones(ratio.size, bool))
+    return FluxScale(center, float(weight.sum() ** -0.5), max(scatter, everyone) / center, int(keep.sum()))
+
+
+def _intrinsic(deviation: FloatArray, error: FloatArray, chosen: NDArray[np.bool_]) -> float:
+    """Robust scatter of the chosen stars beyond their errors."""
+    observed = 1.4826 * np.median(np.abs(deviation[chosen]))
+    return float(np.sqrt(max(observed**2 - np.median(error[chosen]) ** 2, 0.0)))
 
 
 def _common_offset(offsets: FloatArray) -> FloatArray:

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 # A broken streak: at least this many peaks of one sign in line, no larger gap, and at least this long (in FWHM).
 LINE_MIN_PEAKS, LINE_MAX_GAP_FWHM, LINE_MIN_LENGTH_FWHM = 6, 4.0, 12.0
 LINE_ANGLES = 180
-MIN_ELONGATION = 4.0
+# Two point sources whose islands touch are at most some 2.5 times longer than wide.
+MIN_ELONGATION = 3.0
 
 
 def elongated_islands(

@@ -1,8 +1,9 @@
 """The whole science path for two calibrated images, without any database."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,18 +98,31 @@ def subtract_images(
 
 
 def calibrate(
-    raw: "RawCcd", catalog: SkyCatalog | None, *, gaia_magnitude: GaiaMagnitude = plain_g, box_size_px: int = 256
+    raw: "RawCcd",
+    catalog: SkyCatalog | None,
+    *,
+    gaia_magnitude: GaiaMagnitude = plain_g,
+    box_size_px: int = 256,
+    stage: Callable[[str], AbstractContextManager[Any]] = nullcontext,
 ) -> CalibratedImage:
-    """Background, sources, PSF, WCS and zero point of one calibrated frame; see `subtract_images`."""
-    image = _as_image(raw)
-    background = measure_background(image, box_size_px=box_size_px)
-    image = _with_gain(image, background)
-    sources = extract_sources(image, background)
-    psf = build_psf(image, background, sources)
+    """Background, sources, PSF, WCS and zero point of one calibrated frame; see `subtract_images`.
+
+    Each step runs inside ``stage(name)``, for whoever wants to time it.
+    """
+    with stage("background"):
+        image = _as_image(raw)
+        background = measure_background(image, box_size_px=box_size_px)
+        image = _with_gain(image, background)
+    with stage("sources"):
+        sources = extract_sources(image, background)
+    with stage("psf"):
+        psf = build_psf(image, background, sources)
     if catalog is None:
         return CalibratedImage(image, background, sources, psf, _header_wcs(image), _unknown_zero_point(sources))
-    wcs = solve_wcs(sources, image.info, image.data.shape, catalog)
-    zp = calibrate_photometry(image.info, sources, psf, background, wcs, gaia_magnitude)
+    with stage("wcs"):
+        wcs = solve_wcs(sources, image.info, image.data.shape, catalog)
+    with stage("zp"):
+        zp = calibrate_photometry(image.info, sources, psf, background, wcs, gaia_magnitude)
     return CalibratedImage(image, background, sources, psf, wcs, zp)
 
 

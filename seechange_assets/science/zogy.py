@@ -90,18 +90,35 @@ def subtract_tiles(
     -------
     Subtraction
     """
+    return filter_tiles(new, reference, new_variance, reference_variance, kernels_of(method, psfs), margin)
+
+
+def kernels_of(method: str, psfs: PsfPair) -> "KernelsAt":
+    """The kernels of one of `METHODS` wherever they are wanted."""
+
+    def kernels(x: float, y: float, variance_n: float, variance_r: float, shape: tuple[int, int]) -> Kernels:
+        return METHODS[method](*psfs(x, y), variance_n, variance_r, shape)
+
+    return kernels
+
+
+def filter_tiles(
+    new: FloatImage,
+    reference: FloatImage,
+    new_variance: FloatImage,
+    reference_variance: FloatImage,
+    kernels: "KernelsAt",
+    margin: int,
+) -> Subtraction:
+    """Apply kernels that vary over the field, tile by tile; arguments as in `subtract_tiles`."""
     result = Subtraction(*(np.empty(new.shape, np.float32) for _ in range(4)))
     for tile in tiles(new.shape, margin):
-        new_psf, reference_psf = psfs(*tile.center)
-        parts = subtract_tile(
-            _reflected(new, tile.outer),
-            _reflected(reference, tile.outer),
-            _reflected(new_variance, tile.outer),
-            _reflected(reference_variance, tile.outer),
-            new_psf,
-            reference_psf,
-            method,
-        )
+
+        def here(*arguments: Any, center: tuple[float, float] = tile.center) -> Kernels:
+            return kernels(*center, *arguments)
+
+        images = (reflected(image, tile.outer) for image in (new, reference, new_variance, reference_variance))
+        parts = _filtered(*images, here)
         inside = (slice(margin, -margin), slice(margin, -margin))
         for name in Subtraction.__slots__:
             getattr(result, name)[tile.inner] = getattr(parts, name)[inside]
@@ -121,11 +138,26 @@ def subtract_tile(
 
     The sky noises sigma_n, sigma_r of the equations are medians of the variances.
     """
+
+    def kernels(variance_n: float, variance_r: float, shape: tuple[int, int]) -> Kernels:
+        return METHODS[method](new_psf, reference_psf, variance_n, variance_r, shape)
+
+    return _filtered(new, reference, new_variance, reference_variance, kernels)
+
+
+def _filtered(
+    new: FloatImage,
+    reference: FloatImage,
+    new_variance: FloatImage,
+    reference_variance: FloatImage,
+    kernels_for: "Callable[[float, float, tuple[int, int]], Kernels]",
+) -> Subtraction:
+    """One tile through the kernels for its sky noises."""
     from scipy import fft
 
     shape = tuple(fft.next_fast_len(n, real=True) for n in new.shape)
     sky = (float(np.median(new_variance[::5, ::5])), float(np.median(reference_variance[::5, ::5])))
-    kernels = METHODS[method](new_psf, reference_psf, *sky, shape)
+    kernels = kernels_for(*sky, shape)
 
     def forward(image: FloatImage) -> Spectrum:
         return np.asarray(fft.rfft2(image, s=shape, workers=1))
@@ -153,7 +185,8 @@ class Kernels:
     """Transforms (complex64) of the kernels that act on the new and the reference tile.
 
     ``difference_*`` give D / F_D (eq. 13), ``flux_*`` the two parts of S / F_S (eqs 17, 42),
-    ``variance_*`` are the transforms of the squared ``flux_*`` kernels (eqs 26-28).
+    ``variance_*`` are the transforms of the squared ``flux_*`` kernels (eqs 26-28). ``response`` turns the PSF of
+    the new image as it was taken into that of the difference.
     """
 
     difference_new: Spectrum
@@ -162,6 +195,11 @@ class Kernels:
     flux_reference: Spectrum
     variance_new: Spectrum
     variance_reference: Spectrum
+    response: Spectrum
+
+
+#: Kernels from a place (x, y), both sky variances [ADU^2] and the shape of the tile.
+KernelsAt = Callable[[float, float, float, float, tuple[int, int]], Kernels]
 
 
 def proper_kernels(
@@ -172,11 +210,13 @@ def proper_kernels(
     power_n, power_r = np.abs(p_n) ** 2, np.abs(p_r) ** 2
     denominator = np.float32(variance_n) * power_r + np.float32(variance_r) * power_n
     np.maximum(denominator, np.finfo(np.float32).tiny, out=denominator)
-    response = np.float32(_mean_of_half(power_n * power_r / denominator, shape))
+    response = np.float32(mean_of_half(power_n * power_r / denominator, shape))
     root = np.sqrt(np.float32(variance_n + variance_r) / denominator)
     denominator *= response
     flux_n, flux_r = np.conj(p_n) * (power_r / denominator), np.conj(p_r) * (power_n / denominator)
-    return Kernels(p_r * root, p_n * root, flux_n, flux_r, _squared(flux_n, shape), _squared(flux_r, shape))
+    variance_kernels = squared_kernel(flux_n, shape), squared_kernel(flux_r, shape)
+    root_r = p_r * root
+    return Kernels(root_r, p_n * root, flux_n, flux_r, *variance_kernels, root_r)
 
 
 def direct_kernels(
@@ -185,9 +225,9 @@ def direct_kernels(
     """Plain difference, filtered with the new image's PSF; for comparison, it leaves rings where the seeing differs."""
     p_n = _transform(new_psf, shape)
     one = np.ones_like(p_n)
-    flux = np.conj(p_n) / np.float32(_mean_of_half(np.abs(p_n) ** 2, shape))
-    squared = _squared(flux, shape)
-    return Kernels(one, one, flux, flux, squared, squared)
+    flux = np.conj(p_n) / np.float32(mean_of_half(np.abs(p_n) ** 2, shape))
+    squared = squared_kernel(flux, shape)
+    return Kernels(one, one, flux, flux, squared, squared, one)
 
 
 METHODS = {"zogy": proper_kernels, "direct": direct_kernels}
@@ -200,36 +240,48 @@ def difference_psf(
 
     With `shifted` equal to `new_psf` this is P_D; stamps drawn off-centre give its sub-pixel phases.
     """
+    kernels = kernels_of(method, lambda _x, _y: (new_psf, reference_psf))
+    return response_stamp(kernels, 0.0, 0.0, (variance_n, variance_r), shifted)
+
+
+def response_stamp(kernels: KernelsAt, x: float, y: float, sky_variance: tuple[float, float], stamp: Stamp) -> Stamp:
+    """What a stamp of the new image becomes in the difference at a place."""
     from scipy import fft
 
-    size = new_psf.shape[0]
+    size = stamp.shape[0]
     shape = (fft.next_fast_len(2 * size, real=True),) * 2
-    kernels = METHODS[method](new_psf, reference_psf, variance_n, variance_r, shape)
     frame = np.zeros(shape, np.float32)
-    frame[:size, :size] = shifted
-    return np.asarray(fft.irfft2(kernels.difference_new * fft.rfft2(frame), s=shape)[:size, :size], float)
+    frame[:size, :size] = stamp
+    spectrum = kernels(x, y, *sky_variance, shape).response * fft.rfft2(frame)
+    return np.asarray(fft.irfft2(spectrum, s=shape)[:size, :size], float)
 
 
 def _transform(stamp: Stamp, shape: tuple[int, int]) -> Spectrum:
     """Transform of a stamp of sum 1 with its centre on pixel (0, 0), a core of `CORE` added."""
+    ny, nx = stamp.shape
+    unit = stamp / stamp.sum()
+    unit[ny // 2, nx // 2] += CORE
+    return stamp_transform(unit / (1 + CORE), shape)
+
+
+def stamp_transform(stamp: Stamp, shape: tuple[int, int]) -> Spectrum:
+    """Transform of an odd stamp with its centre on pixel (0, 0) of a frame."""
     from scipy import fft
 
     frame = np.zeros(shape, np.float32)
     ny, nx = stamp.shape
-    frame[:ny, :nx] = stamp / stamp.sum()
-    frame[ny // 2, nx // 2] += CORE
-    frame /= np.float32(1 + CORE)
+    frame[:ny, :nx] = stamp
     return np.asarray(fft.rfft2(np.roll(frame, (-(ny // 2), -(nx // 2)), axis=(0, 1)), workers=1))
 
 
-def _squared(spectrum: Spectrum, shape: tuple[int, int]) -> Spectrum:
+def squared_kernel(spectrum: Spectrum, shape: tuple[int, int]) -> Spectrum:
     """Transform of the square of a kernel given by its transform."""
     from scipy import fft
 
     return np.asarray(fft.rfft2(fft.irfft2(spectrum, s=shape, workers=1) ** 2, workers=1))
 
 
-def _mean_of_half(values: NDArray[Any], shape: tuple[int, int]) -> float:
+def mean_of_half(values: NDArray[Any], shape: tuple[int, int]) -> float:
     """Mean over all frequencies of a real, symmetric spectrum of which `rfft2` keeps half."""
     twice = values[:, 1:-1] if shape[1] % 2 == 0 else values[:, 1:]
     return float((values.sum(dtype=np.float64) + twice.sum(dtype=np.float64)) / (shape[0] * shape[1]))
@@ -241,7 +293,7 @@ def _edges(length: int, step: int) -> list[tuple[int, int]]:
     return list(pairwise(length * k // n for k in range(n + 1)))
 
 
-def _reflected(image: FloatImage, outer: tuple[slice, slice]) -> FloatImage:
+def reflected(image: FloatImage, outer: tuple[slice, slice]) -> FloatImage:
     """A cut that reaches over the edge, where the image is mirrored.
 
     Mirroring both images keeps a star that the edge cuts a star in both, so it still subtracts.

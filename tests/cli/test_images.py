@@ -1,6 +1,7 @@
 """`seechange subtract` and `calibrate` as a user runs them: files in, files and numbers out."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,11 @@ from seechange_assets.simulation.ccd import SimulatedCcd
 from tests.data import test_data as data_folder
 
 SEEING_PX = 1.8
+SUMMARY = {
+    "n_sources", "fwhm_px", "fwhm_arcsec", "n_matched", "wcs_rms_mas_ra_all", "wcs_rms_mas_dec_all",
+    "wcs_rms_mas_ra_bright", "wcs_rms_mas_dec_bright", "zp", "zp_err", "zp_scatter", "limiting_magnitude",
+    "core_seconds",
+}  # fmt: skip
 
 
 def run(*arguments: object) -> int:
@@ -117,9 +123,15 @@ def test_calibrate_finds_the_truth(tmp_path: Path, made: SimulatedCcd, image: Pa
     out = tmp_path / "out"
     assert run("calibrate", image, "--catalog", catalog, "-o", out) == 0
     assert {path.name for path in out.iterdir()} == {
-        "background.fits", "background_rms.fits", "sources.fits", "psf.fits", "solved.hdr", "summary.json",
+        "background.fits", "background_rms.fits", "sources.fits", "psf.fits", "matches.fits", "zp_stars.fits",
+        "solved.hdr", "summary.json",
     }  # fmt: skip
     summary = json.loads((out / "summary.json").read_text())
+    assert set(summary) >= SUMMARY
+    assert set(summary["core_seconds"]) == {"read", "background", "sources", "psf", "wcs", "zp", "total"}
+    assert summary["fwhm_arcsec"] == pytest.approx(summary["fwhm_px"] * made.image.info.pixel_scale_arcsec, rel=0.01)
+    assert 0 < summary["wcs_rms_mas_ra_bright"] < 60
+    assert summary["n_matched"] == Table.read(out / "matches.fits")["used"].sum()
     data, info = made.image.data, made.image.info
     assert summary["background"] == pytest.approx(np.median(data), rel=0.01)
     # Galaxies below the noise widen the sky by a few percent.
@@ -153,6 +165,121 @@ def test_a_filter_without_colour_transform_is_said_to_be_gaia(
     image = write_image(tmp_path / "white.fits", made, FILTER="clear")
     assert run("calibrate", image, "--catalog", catalog, "-o", tmp_path / "out") == 0
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["zp_system"] == "Gaia G"
+
+
+def test_a_catalogue_without_colours_is_in_the_filter_of_the_image(
+    tmp_path: Path, made: SimulatedCcd, image: Path
+) -> None:
+    """As SCAMP's catalogues are: positions and one magnitude."""
+    stars = made.stars[made.stars["mag"] < 20.5]
+    ra, dec = WCS(header_from_text(made.true_wcs_text)).all_pix2world(stars["x"], stars["y"], 0)
+    columns = {"X_WORLD": ra, "Y_WORLD": dec, "MAG": stars["mag"], "OBSDATE": np.full(len(stars), 2016.0)}
+    Table(columns).write(tmp_path / "one_band.fits")
+    assert run("calibrate", image, "--catalog", tmp_path / "one_band.fits", "-o", tmp_path / "out") == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["zp_system"] == "catalogue"
+    # Some sixty stars of 20 mmag, and what the faint ones add.
+    assert summary["zp"] == pytest.approx(true_zero_point(made), abs=0.015)
+
+
+def star_table(made: SimulatedCcd, one_based: int = 0) -> Table:
+    """Positions of the stars as a detector would list them: without brightness."""
+    rng = np.random.default_rng(3)
+    stars = made.stars[made.stars["mag"] < 20.5]
+    error = np.full(len(stars), 0.02)
+    x, y = (np.asarray(stars[axis]) + rng.normal(0, error) + one_based for axis in "xy")
+    names = ("XWIN_IMAGE", "YWIN_IMAGE", "ERRAWIN_IMAGE", "ERRBWIN_IMAGE") if one_based else ("x", "y", "xErr", "yErr")
+    return Table([x, y, error, error], names=names)
+
+
+def as_fits(made: SimulatedCcd, folder: Path) -> tuple[Path, list[object]]:
+    """A table in the file of the header, as HSC's are; a gain of 0 is nothing to astrometry."""
+    header = header_from_text(made.wcs_text)
+    header["GAIN"] = 0.0
+    hdus = [fits.PrimaryHDU(header=header), fits.table_to_hdu(star_table(made))]
+    fits.HDUList(hdus).writeto(folder / "stars_of_image.fits")
+    return folder / "stars_of_image.fits", []
+
+
+def as_ldac(made: SimulatedCcd, folder: Path) -> tuple[Path, list[object]]:
+    """SExtractor's form: the image's header as a text in a table, pixels from 1."""
+    text = header_from_text(made.wcs_text).tostring(padding=True)
+    column = fits.Column("Field Header Card", f"{len(text)}A", array=[text])
+    head = fits.BinTableHDU.from_columns([column], name="LDAC_IMHEAD")
+    head.header["TDIM1"] = f"(80, {len(text) // 80})"
+    stars = fits.table_to_hdu(star_table(made, one_based=1))
+    fits.HDUList([fits.PrimaryHDU(), head, stars]).writeto(folder / "stars.ldac")
+    return folder / "stars.ldac", []
+
+
+def as_csv(made: SimulatedCcd, folder: Path) -> tuple[Path, list[object]]:
+    """A text table, the header as text beside it."""
+    star_table(made).write(folder / "stars.csv")
+    (folder / "image.hdr").write_text(made.wcs_text + "\n")
+    return folder / "stars.csv", ["--header", folder / "image.hdr"]
+
+
+@pytest.mark.parametrize("make", [as_fits, as_ldac, as_csv])
+def test_of_a_table_the_wcs_alone_is_solved(tmp_path: Path, made: SimulatedCcd, catalog: Path, make) -> None:
+    (tmp_path / "in").mkdir()
+    table, options = make(made, tmp_path / "in")
+    out = tmp_path / "out"
+    assert run("calibrate", table, *options, "--catalog", catalog, "-o", out) == 0
+    assert {path.name for path in out.iterdir()} == {"sources.fits", "matches.fits", "solved.hdr", "summary.json"}
+    summary = json.loads((out / "summary.json").read_text())
+    assert set(summary) == SUMMARY
+    assert summary["zp"] is None
+    assert summary["n_matched"] > 20
+    solved, true = (WCS(header_from_text(text)) for text in ((out / "solved.hdr").read_text(), made.true_wcs_text))
+    x, y = solved.all_world2pix(*true.all_pix2world([20.0, 490.0], [30.0, 480.0], 0), 0)
+    # Dozens of stars of 0.02 px fix the corners to a few hundredths.
+    np.testing.assert_allclose((x, y), ([20.0, 490.0], [30.0, 480.0]), atol=0.06)
+
+
+def test_real_tables_of_hyper_suprime_cam(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="the real catalogue is Parquet: needs pyarrow")
+    folder = data_folder("hsc_cosmos_gaia")
+    tables = sorted(folder.glob("1180_*.fits"))[::5]
+    residuals = []
+    for table in tables:
+        assert run("calibrate", table, "--catalog", folder / "gaia_refCat.parquet", "-o", tmp_path / table.stem) == 0
+        summary = json.loads((tmp_path / table.stem / "summary.json").read_text())
+        residuals.append([summary["wcs_rms_mas_ra_all"], summary["wcs_rms_mas_dec_all"]])
+    assert (np.median(residuals, axis=0) < [35.0, 25.0]).all()
+
+
+def test_calibrate_refuses_what_does_not_fit_a_table(
+    tmp_path: Path, made: SimulatedCcd, image: Path, catalog: Path, capsys
+) -> None:
+    table, _ = as_fits(made, tmp_path)
+    star_table(made).write(tmp_path / "bare.fits")
+    Table({"a": [1.0]}).write(tmp_path / "other.csv")
+    few = star_table(made)[:4]
+    few.write(tmp_path / "few.csv")
+    stars = ("--catalog", catalog)
+    refused(capsys, tmp_path, "--catalog", "calibrate", table)
+    refused(capsys, tmp_path, "belong to an image", "calibrate", table, "--mask", image, *stars)
+    refused(capsys, tmp_path, "belongs to a table", "calibrate", image, "--header", image, *stars)
+    refused(capsys, tmp_path, "no header with a celestial WCS", "calibrate", tmp_path / "bare.fits", *stars)
+    refused(capsys, tmp_path, "no column x", "calibrate", tmp_path / "other.csv", "--header", image, *stars)
+    refused(capsys, tmp_path, "4 usable stars found", "calibrate", tmp_path / "few.csv", "--header", image, *stars)
+    refused(capsys, tmp_path, "no such file", "calibrate", tmp_path / "none.csv", "--header", image, *stars)
+    refused(capsys, tmp_path, "cannot be read", "calibrate", table, "--header", tmp_path / "none.hdr", *stars)
+
+
+def test_calibrate_refuses_a_file_as_folder(tmp_path: Path, image: Path, catalog: Path, capsys) -> None:
+    (tmp_path / "taken").write_text("here already")
+    assert run("calibrate", image, "--catalog", catalog, "-o", tmp_path / "taken") == 1
+    assert "--out names the folder" in capsys.readouterr().err
+    assert (tmp_path / "taken").read_text() == "here already"
+
+
+def test_a_catalogue_of_another_place_is_refused(tmp_path: Path, made: SimulatedCcd, image: Path, capsys) -> None:
+    """Its stars moved by five arcminutes: as many, where the image is, but others."""
+    elsewhere = made.catalog.table.copy()
+    elsewhere["dec"] += 300.0 / 3600.0
+    write_catalog(replace(made.catalog, table=elsewhere), tmp_path / "elsewhere.fits")
+    refused(capsys, tmp_path, "star", "calibrate", image, "--catalog", tmp_path / "elsewhere.fits")
 
 
 def test_pixels_without_weight_take_no_part(tmp_path: Path, made: SimulatedCcd, image: Path, catalog: Path) -> None:

@@ -37,7 +37,7 @@ def empty_world() -> Iterator[World]:
         world = World(home, environment)
         prepare_home(world.settings)
         Database(world.settings.database_url).upgrade()
-        world.settings.drop.mkdir()
+        world.settings.drop.mkdir(exist_ok=True)
         world.simulated = simulate_survey(
             home / "simulation", seed=SEED, exposures=1, ccds=(CCD,), biases=3, flats=3, instrument="demo"
         )

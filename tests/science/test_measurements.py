@@ -142,19 +142,28 @@ def test_trails_are_recognised():
     assert np.mean(table["elongation"] > 2.8) > 0.9
 
 
-def test_negative_sources_are_deleted_by_default_and_kept_on_request():
-    rng = np.random.default_rng(6)
-    difference = make_difference(rng, sources=([80, 150], [80, 150], [30, -30]))
+@pytest.mark.parametrize("snr", [8.0, 30.0])
+def test_a_source_that_faded_is_kept_with_its_negative_flux(snr):
+    difference = make_difference(np.random.default_rng(6), sources=([80, 150], [80, 150], [snr, -snr]))
     detections = detect(difference)
     cutouts = cutouts_of(detections, difference)
-    assert np.all(measure(detections, cutouts, difference).table["flux_psf"] > 0)
-    relaxed = {"negative_fraction": None, "negative_flux_fraction": None}
-    kept = measure(detections, cutouts, difference, bad_thresholds=relaxed, deletion_thresholds=relaxed).table
-    vanished = kept[np.asarray(kept["flux_psf"]) < 0]
-    assert len(vanished) == 1
-    assert not vanished["is_bad"][0]
-    assert np.isnan(vanished["mag"][0])
-    assert abs(vanished["fwhm_px"][0] - 3.0) < 0.6  # shapes are measured with the sign taken out
+    # What the new image still shows is blank sky; the stamps of the helper show the whole difference there.
+    shown = dataclasses.replace(cutouts, new=np.zeros_like(cutouts.sub))
+    table = measure(detections, shown, difference).table
+    faded = table[np.asarray(table["flux_psf"]) < 0]
+    assert len(table) == 2
+    assert len(faded) == 1
+    assert not faded["is_bad"][0]
+    assert np.isnan(faded["mag"][0])
+    assert faded["flux_psf"][0] == pytest.approx(-snr * flux_unit(difference.psf, 10.0), rel=5 / snr)
+    assert abs(faded["fwhm_px"][0] - 3.0) < (0.6 if snr > 10 else 2.0)  # shapes are measured with the sign taken out
+
+
+def test_a_dark_hole_in_the_new_image_is_no_fading_source():
+    difference = make_difference(np.random.default_rng(6), sources=([80, 150], [80, 150], [6, -6]))
+    table = measured(difference)  # the new image is the difference itself: 6 sigma below its sky
+    assert set(table["bad_reasons"][np.asarray(table["flux_psf"]) < 0]) == {"dark_sigma"}
+    assert not table["is_bad"][np.asarray(table["flux_psf"]) > 0].any()
 
 
 def test_flagged_pixels_near_a_source_count():

@@ -83,7 +83,8 @@ def judge(results: list[Figures]) -> None:
     assert all(abs(r.pull - 1) <= 0.02 for r in results), [r.pull for r in results]
     assert all(r.flat_residual <= 0.003 for r in results), [r.flat_residual for r in results]
     assert all(r.saturated_flagged == 1.0 for r in results)
-    assert sum(r.rays_found for r in results) >= 0.95 * sum(r.rays for r in results)
+    # On every CCD, not only on average.
+    assert all(r.rays_found >= 0.95 * r.rays for r in results), [r.rays_found / r.rays for r in results]
     assert sum(r.cores_wrong for r in results) <= 0.001 * sum(r.cores for r in results) + 2
 
 
@@ -100,4 +101,4 @@ def test_full_frames() -> None:
         results.append(figures(raw_scene(seed, Ls4(), filter_name=name, seeing_px=seeing, tracks=80), Ls4()))
         print(seed, name, seeing, results[-1])  # noqa: T201 (the figures are of interest)
     judge(results)
-    assert sum(r.cores_wrong for r in results) <= 0.001 * sum(r.cores for r in results)
+    assert all(r.cores_wrong <= 0.001 * r.cores for r in results), [r.cores_wrong / r.cores for r in results]

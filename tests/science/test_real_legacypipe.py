@@ -69,7 +69,8 @@ def measured(raw: RawCcd, catalog: SkyCatalog, published: float) -> Match:
     if not distance.size:
         return nothing
     nearest = distance.argmin(axis=1)
-    near = (distance.min(axis=1) < 1.0) & (np.asarray(table["snr"]) > 20)
+    # Gaia lists the cores of galaxies too; they are no measure of the zero point.
+    near = (distance.min(axis=1) < 1.0) & (np.asarray(table["snr"]) > 20) & np.asarray(table["is_star"], bool)
     g, bp, rp = (np.asarray(catalog.table[name], float)[nearest[near]] for name in ("mag_g", "mag_bp", "mag_rp"))
     magnitude = get_instrument("decam").gaia_magnitude(raw.info.filter[0], g, bp - rp)
     zero_points = magnitude + 2.5 * np.log10(flux[near])

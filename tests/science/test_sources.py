@@ -128,15 +128,11 @@ def test_an_empty_sky_gives_an_empty_table():
     assert np.isnan(sources.fwhm_px)
 
 
-def test_failures_of_sep_are_ours(monkeypatch):
-    import sep
-
-    def full(*_args, **_kwargs):
-        raise Exception("internal pixel buffer full")  # noqa: TRY002 (what SEP raises)
-
-    monkeypatch.setattr(sep, "extract", full)
-    with pytest.raises(BadPixels, match="pixel buffer full"):
-        extracted(make_sky(1, shape=(128, 128), n_stars=10))
+def test_light_all_over_the_image_is_no_sky():
+    image = make_sky(1, shape=(128, 128), n_stars=10).image
+    background = measure_background(image)
+    with pytest.raises(BadPixels, match="nearly all pixels"):
+        extract_sources(image, replace(background, level_mesh=background.level_mesh - np.float32(5000)))
 
 
 def test_same_image_same_catalogue(field):

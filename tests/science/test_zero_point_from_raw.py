@@ -7,6 +7,7 @@ import pytest
 
 from seechange_assets.instruments.base import get_instrument
 from seechange_assets.science.joint_photometry import joint_photometry, sky_free_frame
+from seechange_assets.science.photometric_calibration import calibrate_photometry
 from seechange_assets.simulation import simulate_survey
 from seechange_assets.simulation.ccd import GAIN, simulate_ccd
 from seechange_assets.simulation.render import MoffatField, add_sources
@@ -39,6 +40,72 @@ def test_zero_points_of_ls4_frames(tmp_path):
     assert np.abs(offsets).max() < 0.005
     # Twenty frames give the scatter to 16 %; the stated error must agree with it within 30 %.
     assert 0.7 / 1.16 < np.median(errors) / np.sqrt(np.mean(np.square(offsets))) < 1.3 * 1.16
+
+
+def frame_of_stars(seed, density_deg2, size=1024):
+    """A calibrated frame and the error of its zero point [mag]."""
+    simulated = simulate_ccd(
+        np.random.default_rng(seed), (size, size), star_density_deg2=density_deg2, with_transients=False
+    )
+    result = calibrate_frame(simulated.image, simulated.catalog, get_instrument("ls4"))
+    truth = float(np.median(simulated.stars["mag"] + 2.5 * np.log10(simulated.stars["flux"])))
+    return result, result.zp.zp - truth
+
+
+CROWDED = 20 * 2500.0
+
+
+def test_zero_point_where_stars_are_crowded():
+    """Twenty times the usual density: neighbours that detection loses must not brighten the stars."""
+    assert abs(frame_of_stars(40, CROWDED)[1]) < 0.005
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [10, 20])
+def test_zero_points_of_crowded_frames(times):
+    errors = np.array([frame_of_stars(seed, times * 2500.0)[1] for seed in range(50, 55)])
+    assert np.abs(errors).max() < 0.005
+
+
+def with_wrong_entries(result, rng, shift):
+    """The zero point with a tenth of the matched stars wrong by `shift` [mag], or by up to four."""
+    matches = result.wcs.matches.copy()
+    rows = rng.choice(len(matches), len(matches) // 10, replace=False)
+    wrong = rng.uniform(-4, 4, len(rows)) if shift is None else np.full(len(rows), shift)
+    for name in ("mag_g", "mag_bp", "mag_rp"):
+        matches[name][rows] += wrong.astype(np.float32)
+    return calibrate_photometry(
+        result.image.info, result.sources, result.psf, result.background, replace(result.wcs, matches=matches),
+        get_instrument("ls4").gaia_magnitude,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(60, 63))
+def test_wrong_catalogue_entries_do_not_move_the_zero_point(seed):
+    check_wrong_entries(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(70, 80))
+def test_wrong_catalogue_entries_over_many_seeds(seed):
+    check_wrong_entries(seed)
+
+
+def check_wrong_entries(seed):
+    """Both ways, and one-sided from absurd to hardly to be told from scatter."""
+    result, error = frame_of_stars(seed, 2500.0)
+    for shift in (None, 2.0, 0.5, 0.2, 0.1, -0.1, -0.5):
+        wrong = with_wrong_entries(result, np.random.default_rng(seed), shift)
+        assert abs(wrong.zp - result.zp.zp + error) < 0.010, shift
+
+
+@pytest.mark.slow
+def test_stated_error_is_the_scatter_over_seeds():
+    results = [frame_of_stars(seed, 2500.0, 512) for seed in range(100, 140)]
+    errors = np.array([error for _, error in results])
+    stated = np.median([result.zp.zp_err for result, _ in results])
+    # Forty frames give the scatter to 11 %.
+    assert 0.7 / 1.11 < stated / errors.std() < 1.3 * 1.11
 
 
 @pytest.mark.parametrize("seeing_px", [1.7, 3.0])

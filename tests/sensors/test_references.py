@@ -1,7 +1,6 @@
 """A reference is requested when its images are there, and not again while it is being built."""
 
 import uuid
-from types import SimpleNamespace
 
 import dagster as dg
 import pytest
@@ -12,17 +11,14 @@ from sensors.references import UNFINISHED, new_references
 FIELD = Partition("f1.r", "01")
 
 
-class Candidates:
-    """A store that knows which images qualify and whether the reference exists."""
+class Wanted:
+    """A store that knows what is to be built (the rules are tested where they are written)."""
 
-    def __init__(self, n):
-        self.n, self.exists = n, False
+    def __init__(self, n, partition=FIELD):
+        self.n, self.partition = n, partition
 
-    def reference_candidates(self, selection):
-        return [(FIELD, f"exposure{i}") for i in range(self.n)]
-
-    def row(self, product, partition):
-        return SimpleNamespace() if self.exists else None
+    def references_to_build(self, selection):
+        return {self.partition: [f"exposure{i}" for i in range(self.n)]} if self.n else {}
 
 
 @pytest.fixture
@@ -35,18 +31,18 @@ def tick(recipes, instance):
     return evaluate
 
 
-def test_enough_images_are_awaited(tick, recipes, instance):
-    enough = recipes.parameters("reference").min_images
-    assert tick(Candidates(enough - 1)) == []
-    (request,) = tick(Candidates(enough))
+def test_what_is_to_be_built_is_requested(tick, instance):
+    assert tick(Wanted(0)) == []
+    (request,) = tick(Wanted(3))
     assert request.partition_key == dg.MultiPartitionKey({"field_filter": "f1.r", "ccd": "01"})
     assert instance.get_dynamic_partitions("field_filter") == ["f1.r"]
 
 
-def test_one_that_exists_is_not_requested(tick):
-    store = Candidates(9)
-    store.exists = True
-    assert tick(store) == []
+def test_a_newer_one_is_a_partition_of_its_own(tick, instance):
+    tick(Wanted(3))
+    (request,) = tick(Wanted(6, Partition("f1.r.v2", "01")))
+    assert request.partition_key == dg.MultiPartitionKey({"field_filter": "f1.r.v2", "ccd": "01"})
+    assert instance.get_dynamic_partitions("field_filter") == ["f1.r", "f1.r.v2"]
 
 
 def test_a_queued_run_counts_as_unfinished():
@@ -57,15 +53,15 @@ def test_a_queued_run_counts_as_unfinished():
 @pytest.mark.parametrize("status", ["NOT_STARTED", "STARTING", "STARTED", "CANCELING"])
 def test_nothing_is_requested_while_a_run_is_unfinished(tick, instance, status):
     run(instance, status)
-    assert tick(Candidates(9)) == []
+    assert tick(Wanted(9)) == []
 
 
 def test_runs_of_others_and_failed_runs_do_not_count(tick, instance):
     run(instance, "FAILURE")
     run(instance, "STARTED", partition="02|f1.r")
     run(instance, "STARTED", partition="01|f1.g")
-    (first,) = tick(Candidates(9))
-    (second,) = tick(Candidates(10))  # after a failure, with another image: another attempt
+    (first,) = tick(Wanted(9))
+    (second,) = tick(Wanted(10))  # after a failure, with another image: another attempt
     assert first.run_key != second.run_key
 
 
