@@ -40,6 +40,16 @@ def celery_app(settings: Settings) -> "Celery":
     return make_app(_app_arguments(settings))
 
 
+def ask_workers(app: "Celery", question: str, *, timeout_s: float = _PATIENCE_S) -> dict[str, Any] | None:
+    """What the living workers answer to a question of Celery's inspection, by worker; None if none answers."""
+    with app.connection_for_write() as connection:
+        inspect = app.control.inspect(timeout=timeout_s, connection=connection)
+        try:
+            return getattr(inspect, question)() or None
+        except (*connection.connection_errors, *connection.channel_errors):
+            return None
+
+
 def _app_arguments(settings: Settings) -> dict[str, Any]:
     return {
         "broker": settings.queue_url,
@@ -127,8 +137,8 @@ class WarmWorkerLauncher(CeleryRunLauncher):
         """When the workers were asked, and the tasks they have in hand; None where none answered."""
         if time.time() - self._answer[0] > _ANSWER_IS_FRESH_S:
             asked = time.time()
-            answers = self.celery.control.inspect(timeout=_PATIENCE_S).active()
-            tasks = None if not answers else {task["id"] for tasks in answers.values() for task in tasks}
+            answers = ask_workers(self.celery, "active")
+            tasks = None if answers is None else {task["id"] for tasks in answers.values() for task in tasks}
             self._answer = (asked, tasks)
         return self._answer
 

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import dagster as dg
+from dagster._core.storage.tags import RETRY_ON_ASSET_OR_OP_FAILURE_TAG
 
 from seechange_assets.assess.checks import ProductCheck
 from seechange_assets.content import content_hash, freeze
-from seechange_assets.errors import CheckFailed, InputNotReady, RetriableError, SeeChangeError
+from seechange_assets.errors import CheckFailed, DataError, InputNotReady, RetriableError, SeeChangeError
 from seechange_assets.parameters import Parameters
 from seechange_assets.partitions import Partition
 
@@ -103,6 +104,8 @@ class _Attempt:
             return True
         if isinstance(error, Exception):
             self._record("failed", error)
+        if isinstance(error, DataError):
+            self._give_up()
         if isinstance(error, SeeChangeError):
             description = f"{type(error).__name__}: {error}"
             raise dg.Failure(description, allow_retries=isinstance(error, RetriableError)) from error
@@ -113,6 +116,11 @@ class _Attempt:
         for check in checks:
             if check.blocking and not check.passes(product):
                 self._record("failed", CheckFailed(f"{check.name}: {check.measure(product):g} > {check.limit:g}"))
+                self._give_up()
+
+    def _give_up(self) -> None:
+        """The same input gives the same answer: only what failed otherwise (a service was down) is tried again."""
+        self._context.instance.add_run_tags(self._context.run.run_id, {RETRY_ON_ASSET_OR_OP_FAILURE_TAG: "false"})
 
     def _record(self, outcome: str, error: BaseException | None) -> None:
         self._store.report(

@@ -47,7 +47,7 @@ def keep(settings: Settings, *, period_s: float = _PERIOD_S, rounds: int | None 
             restarted = revive(settings)
         except (SeeChangeError, OSError, psutil.Error) as error:
             pause = min(2 * pause, _LONGEST_PAUSE_S)
-            _log.error("cannot start again (next try in %.0f s): %s", pause, error)  # noqa: TRY400 (one line)
+            _log.error("cannot start again (next try in %.0f s): %s", pause, error)
         else:
             pause = period_s
             if restarted:
@@ -90,4 +90,3 @@ def _signs_of_life(settings: Settings, supervisor: Supervisor) -> dict[str, Call
         if settings.queue_server is None:
             signs[queue.NAME] = lambda: queue.find(supervisor)
     return signs
-

@@ -33,9 +33,7 @@ def start(settings: Settings, supervisor: Supervisor) -> None:
         return
     supervisor.stop(NAME, patience_s=120.0)
     environment = dagster_ui.environment(settings) | {"SEECHANGE_QUEUE_URL": settings.queue_url}
-    process = supervisor.start(
-        NAME, command(settings), address=wanted, environment=environment, folder=project_root()
-    )
+    process = supervisor.start(NAME, command(settings), address=wanted, environment=environment, folder=project_root())
     supervisor.wait_until_ready(NAME, process, lambda: answers(settings), timeout_s=START_TIMEOUT_S)
 
 
@@ -54,7 +52,7 @@ def address(settings: Settings) -> str:
 
 def answers(settings: Settings) -> bool:
     """Whether a worker of this version listens to the queue."""
-    from resources.run_launcher import celery_app
+    from resources.run_launcher import ask_workers, celery_app
 
-    queues = celery_app(settings).control.inspect(timeout=1.0).active_queues() or {}
+    queues = ask_workers(celery_app(settings), "active_queues", timeout_s=1.0) or {}
     return any(queue["name"] == settings.queue_name for listed in queues.values() for queue in listed)

@@ -39,8 +39,8 @@ def start(configuration: Any, *, ui: bool) -> "list[ServiceStatus]":
 
     The tag of these settings is moved to their recipes: whoever starts production means them.
     """
-    from resources import services
     from io_managers.tags import Tags
+    from resources import services
     from resources.database import Database
     from seechange_assets.definitions import build_store
 
@@ -74,7 +74,7 @@ def status(as_json: JsonOption = False) -> None:
 
 
 def workers(
-    number: Annotated[int | None, typer.Argument(min=1, max=1000, help="Workers; SEECHANGE_WORKERS or the cores.")] = None,
+    number: Annotated[int | None, typer.Argument(min=1, help="How many; else SEECHANGE_WORKERS, else the cores.")] = None,
 ) -> None:
     """Run warm workers in the foreground, for a scheduler to look after; the queue is SEECHANGE_QUEUE_URL's."""
     import os
