@@ -21,14 +21,14 @@ def register(session: Session, recipes: Iterable[Recipe]) -> None:
 
     Upstreams of a recipe that are not among `recipes` must be in the database.
     """
-    recipes = list(recipes)
+    recipes = sorted(recipes, key=lambda recipe: recipe.id)
+    # Sorted, so that processes that register at once lock rows in the same order.
     rows = [
         {"id": r.id, "process": r.process, "algorithm_version": r.algorithm_version, "parameters": dict(r.parameters)}
         for r in recipes
     ]
     links = sorted((r.id, upstream) for r in recipes for upstream in set(r.upstream_ids))
-    # Sorted, so that processes that register at once lock rows in the same order.
-    session.execute(insert(ProvenanceRow).on_conflict_do_nothing(), sorted(rows, key=lambda row: row["id"]))
+    session.execute(insert(ProvenanceRow).on_conflict_do_nothing(), rows)
     if links:
         told = [{"downstream_id": down, "upstream_id": up} for down, up in links]
         session.execute(insert(ProvenanceUpstreamRow).on_conflict_do_nothing(), told)

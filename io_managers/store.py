@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from io_managers import badness, tags
 from io_managers import recipes as recipe_rows
-from io_managers import tags
 from io_managers.fits_codec import read_product, write_product
 from io_managers.rows import inputs, row_columns, summary
 from resources.archive import Archive, file_digest
@@ -92,6 +92,9 @@ class ProductStore:
         }
         with self.database.session() as session:
             upsert(session, PRODUCT_ROWS[product_name], values | columns)
+            badness.inherit(
+                session, product_name, self.row_id(product_name, partition), self.recipes.upstreams(product_name)
+            )
         return summary(product) | {k: v for k, v in plain(columns).items() if isinstance(v, (int, float, str))}
 
     def load(self, product: str, partition: Partition) -> Any:

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from resources.archive import TEMPORARY_PREFIX, Archive, file_digest
 from resources.database import Database
+from sql.alerts import AlertFileRow
 from sql.base import ProductRow
 from sql.models import PRODUCT_ROWS, CatalogExcerptRow, ExposureRow
 
@@ -80,8 +81,8 @@ def _check(archive: Archive, path: str, sha256: str) -> Problem | None:
 
 def _expected(database: Database, paths: Iterable[str] | None = None) -> Iterator[tuple[str, str]]:
     """(path, SHA-256) of every row that has a file, or of those that name one of `paths`."""
-    tables: set[type[ExposureRow | CatalogExcerptRow | ProductRow]] = {
-        ExposureRow, CatalogExcerptRow, *PRODUCT_ROWS.values(),
+    tables: set[type[AlertFileRow | ExposureRow | CatalogExcerptRow | ProductRow]] = {
+        AlertFileRow, ExposureRow, CatalogExcerptRow, *PRODUCT_ROWS.values(),
     }  # fmt: skip
     for table in tables:
         query = sa.select(table.filepath, table.sha256).execution_options(yield_per=_CHUNK)

@@ -1,22 +1,17 @@
-"""Alerts to and from a Kafka broker: producer, the relay of the outbox, and a consumer.
+"""Alerts to and from a Kafka broker: a producer that proves delivery, and a consumer."""
 
-Delivery is at least once: a row of the outbox is marked sent when the broker has
-acknowledged its packet on all in-sync replicas. A relay that dies between the two sends
-the packet again, with the same bytes and the same alert id.
-"""
-
-import io
 import logging
 import os
 import re
+import struct
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
+from seechange_assets.alert_wire import unframed
 from seechange_assets.errors import ServiceUnavailable
 from seechange_assets.names import checked_name
 
@@ -67,6 +62,8 @@ class AlertStream:
         A message not acknowledged by then has failed.
     partitions, replication : int
         Of topics that do not exist yet.
+    other_brokers : mapping, optional
+        What else the relay publishes on, by the name of a stream's ``via``; each has `publish`.
     """
 
     def __init__(
@@ -77,12 +74,14 @@ class AlertStream:
         message_timeout_s: float = 10.0,
         partitions: int = 4,
         replication: int = 1,
+        other_brokers: Mapping[str, Any] | None = None,
     ) -> None:
         self._servers = servers
         self._security = dict(security or {})
         self._message_timeout_s = message_timeout_s
         self._partitions = partitions
         self._replication = replication
+        self._other_brokers = dict(other_brokers or {})
         self._producer: tuple[int, Producer] | None = None
 
     def __repr__(self) -> str:
@@ -122,12 +121,14 @@ class AlertStream:
                     reason = error.args[0].str()
                     raise ServiceUnavailable(f"cannot create the topic {topic} on {self.servers}: {reason}") from error
 
-    def relay(self, database: "Database", limit: int = 10_000) -> int:
-        """Send what waits in the outbox of `database`; see the function `relay`."""
-        return relay(database, self, limit)
+    def relay(self, database: "Database", limit: int = 10_000, **options: Any) -> int:
+        """Send what waits in the outbox of `database`; see `resources.outbox_relay.relay`."""
+        from resources.outbox_relay import relay
 
-    def publish(self, messages: Sequence[Message]) -> list[Delivery]:
-        """Send messages and wait for the broker's answers, at most `message_timeout_s`.
+        return relay(database, {"kafka": self, **self._other_brokers}, limit, **options)
+
+    def publish(self, messages: Sequence[Message], timeout_s: float | None = None) -> list[Delivery]:
+        """Send messages and wait for the broker's answers, at most `timeout_s` (default `message_timeout_s`).
 
         Returns
         -------
@@ -139,12 +140,15 @@ class AlertStream:
         ServiceUnavailable
             When no broker answers at all; nothing was sent.
         """
+        deadline = time.monotonic() + (self._message_timeout_s + 1.0 if timeout_s is None else timeout_s)
         producer = self._connected()
-        self.ensure_topics({message.topic for message in messages}, known_topics(producer, self.servers))
+        patience_s = min(CONNECT_TIMEOUT_S, deadline - time.monotonic())
+        topics = {message.topic for message in messages}
+        self.ensure_topics(topics, known_topics(producer, self.servers, patience_s))
         deliveries = [Delivery()] * len(messages)
         for number, message in enumerate(messages):
-            self._produce(producer, message, _recorder(deliveries, number))
-        producer.flush(self._message_timeout_s + 1.0)
+            self._produce(producer, message, _recorder(deliveries, number), deadline)
+        producer.flush(max(0.0, deadline - time.monotonic()))
         if any(delivery.error for delivery in deliveries):
             # What is still queued must not go out after its row was recorded as failed, and an
             # idempotent producer that lost messages starts anew.
@@ -167,11 +171,13 @@ class AlertStream:
             self._producer = os.getpid(), Producer(self.configuration(**options))
         return self._producer[1]
 
-    def _produce(self, producer: "Producer", message: Message, recorder: Callable[[Any, Any], None]) -> None:
+    def _produce(
+        self, producer: "Producer", message: Message, recorder: Callable[[Any, Any], None], deadline: float
+    ) -> None:
         from confluent_kafka import KafkaException
 
         headers: dict[str, str | bytes | None] = dict(message.headers)
-        for _ in range(int(10 * self._message_timeout_s) + 1):
+        while time.monotonic() < deadline:
             try:
                 producer.produce(message.topic, message.value, message.key, headers=headers, on_delivery=recorder)
             except BufferError:  # the queue is full: let deliveries make room
@@ -197,62 +203,9 @@ def _recorder(deliveries: list[Delivery], number: int) -> Callable[[Any, Any], N
     return record
 
 
-def relay(database: "Database", stream: AlertStream, limit: int = 10_000, batch: int = 200) -> int:
-    """Send unsent packets of the outbox, oldest first; several relays at once share the work.
-
-    Returns
-    -------
-    int
-        How many were sent.
-
-    Raises
-    ------
-    ServiceUnavailable
-        When the broker does not answer or does not take a packet. The packets stay in the outbox with
-        the attempt and its error recorded.
-    """
-    sent, refused, after, first_error = 0, 0, 0, ""
-    while sent < limit:
-        n_sent, n_claimed, after, error = _relay_batch(database, stream, min(batch, limit - sent), after)
-        sent, refused, first_error = sent + n_sent, refused + n_claimed - n_sent, first_error or error
-        if n_sent == 0:
-            break
-    if first_error:
-        raise ServiceUnavailable(f"{refused} alerts stay in the outbox ({sent} sent): {first_error}")
-    return sent
-
-
-def _relay_batch(database: "Database", stream: AlertStream, limit: int, after: int) -> tuple[int, int, int, str]:
-    """(sent, claimed, last sequence, error) of one batch, in one transaction that holds its rows."""
-    from sql.alerts import claim_unsent
-
-    with database.session() as session:
-        rows = claim_unsent(session, limit, after)
-        if not rows:
-            return 0, 0, after, ""
-        messages = [
-            Message(row.topic, row.key, row.packet, {"schema": row.schema_name, "alert_id": str(row.alert_id)})
-            for row in rows
-        ]
-        try:
-            deliveries = stream.publish(messages)
-        except ServiceUnavailable as error:
-            deliveries = [Delivery(str(error))] * len(rows)
-        for row, delivery in zip(rows, deliveries, strict=True):
-            row.attempts += 1
-            row.last_error = delivery.error or None
-            if not delivery.error:
-                row.sent_at = datetime.now(UTC)
-                row.broker_partition, row.broker_offset = delivery.partition, delivery.offset
-        errors = [delivery.error for delivery in deliveries if delivery.error]
-        return len(rows) - len(errors), len(rows), rows[-1].sequence, errors[0] if errors else ""
-
-
-def decode(packet: bytes, schema: str) -> dict[str, Any]:
-    """A packet as nested dictionaries, read with the published schema of that name."""
-    import fastavro
-
-    return cast("dict[str, Any]", fastavro.schemaless_reader(io.BytesIO(packet), _schema(schema), None))
+def decode(message: bytes, schema: str, wire_format: str = "bare") -> dict[str, Any]:
+    """A message as nested dictionaries, read with the published schema of that name."""
+    return unframed(message, wire_format, _schema(schema))
 
 
 @cache
@@ -268,7 +221,7 @@ def _schema(name: str) -> Any:
     return load_schema(str(SCHEMAS / f"{checked_name(name, 'schema')}.avsc"))
 
 
-def known_topics(client: Any, servers: str) -> dict[str, list[int]]:
+def known_topics(client: Any, servers: str, timeout_s: float = CONNECT_TIMEOUT_S) -> dict[str, list[int]]:
     """Topics of a broker and their partitions.
 
     Raises
@@ -279,7 +232,7 @@ def known_topics(client: Any, servers: str) -> dict[str, list[int]]:
     from confluent_kafka import KafkaException
 
     try:
-        topics = client.list_topics(timeout=CONNECT_TIMEOUT_S).topics
+        topics = client.list_topics(timeout=max(0.1, timeout_s)).topics
     except KafkaException as error:
         raise ServiceUnavailable(
             f"no broker answers on {servers} ({error.args[0].str()}); `seechange up`, or check SEECHANGE_KAFKA_SERVERS"
@@ -327,16 +280,28 @@ def listen(
     n_heard = 0
     try:
         for message in _messages(consumer, servers, re.compile(topics), from_beginning, timeout_s):
-            schema, packet = _header(message, "schema"), message.value()
-            if packet is None or schema not in published_schemas():
-                _log.warning("skipped a message of %s with schema %r", message.topic(), schema)
+            alert = _alert_in(message)
+            if alert is None:
                 continue
-            yield decode(packet, schema)
+            yield alert
             n_heard += 1
             if n_heard == maximum:
                 return
     finally:
         consumer.close()
+
+
+def _alert_in(message: "KafkaMessage") -> dict[str, Any] | None:
+    """The alert of a message; None, with a warning, for what is no alert of a published schema."""
+    schema, packet = _header(message, "schema"), message.value()
+    if packet is not None and schema in published_schemas():
+        try:
+            return decode(packet, schema, _header(message, "wire") or "bare")
+        except (ValueError, EOFError, StopIteration, IndexError, struct.error) as error:
+            _log.warning("skipped a message of %s that is no %s: %s", message.topic(), schema, error)
+            return None
+    _log.warning("skipped a message of %s with schema %r", message.topic(), schema)
+    return None
 
 
 def _header(message: "KafkaMessage", name: str) -> str:

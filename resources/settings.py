@@ -21,6 +21,18 @@ from seechange_assets.names import checked_name
 SURVEY_DATABASE = "seechange"
 DAGSTER_DATABASE = "seechange_dagster"
 DEFAULT_UI_PORT = 3000
+#: Variable behind ``SEECHANGE_KAFKA_`` -> option of librdkafka.
+KAFKA_OPTIONS = {
+    "SECURITY_PROTOCOL": "security.protocol",
+    "SASL_MECHANISM": "sasl.mechanism",
+    "USERNAME": "sasl.username",
+    "PASSWORD": "sasl.password",
+    "CA_FILE": "ssl.ca.location",
+    "CERTIFICATE_FILE": "ssl.certificate.location",
+    "KEY_FILE": "ssl.key.location",
+    "KEY_PASSWORD": "ssl.key.password",
+}
+HOP_OPTIONS = ("URL", "USERNAME", "PASSWORD")
 
 
 def project_root() -> Path:
@@ -48,12 +60,21 @@ class Settings(pydantic.BaseModel):
         Folder watched for raw files (``SEECHANGE_DROP``, default ``<home>/drop``).
     catalog : str or None
         Where the sky catalogue is (``SEECHANGE_CATALOG``, default ``<home>/catalog`` if it exists).
+    orbits, galaxies : Path or None
+        Orbits of minor planets as in ``MPCORB.DAT`` (``SEECHANGE_ORBITS``), and a catalogue of galaxies
+        (``SEECHANGE_GALAXIES``; FITS, CSV or ECSV): local files, used where they are given.
     workspace : Path
         What Dagster loads (``SEECHANGE_WORKSPACE``, default ``<project>/workspace.yaml``).
     postgres_server : SecretStr or None
         An external server (``SEECHANGE_POSTGRES_URL``); None means the embedded one.
     kafka_bootstrap : str or None
         An external broker (``SEECHANGE_KAFKA_SERVERS``); None means the embedded one.
+    kafka_security : mapping of librdkafka's option to SecretStr
+        TLS and SASL of the external broker: ``SEECHANGE_KAFKA_SECURITY_PROTOCOL`` (``SSL``, ``SASL_SSL``,
+        ``SASL_PLAINTEXT``), ``_SASL_MECHANISM``, ``_USERNAME``, ``_PASSWORD``, ``_CA_FILE``, ``_CERTIFICATE_FILE``,
+        ``_KEY_FILE``, ``_KEY_PASSWORD``.
+    hop : mapping of str to SecretStr
+        HOPSKOTCH: ``SEECHANGE_HOP_URL`` (``kafka://kafka.scimma.org``), ``_USERNAME``, ``_PASSWORD``.
     kafka_port, ui_port : int
         Ports on loopback (``SEECHANGE_KAFKA_PORT``, ``SEECHANGE_UI_PORT``); 0 takes any free one. Without a
         value the UI takes 3000, or any free port if 3000 is taken.
@@ -65,6 +86,8 @@ class Settings(pydantic.BaseModel):
         A worker that has grown beyond is replaced after its run (``SEECHANGE_WORKER_MEMORY_MB``, default 1000).
     queue_server : SecretStr or None
         An external Redis, Valkey or RabbitMQ (``SEECHANGE_QUEUE_URL``); None means the embedded one.
+    poll_url : str or None
+        Archive whose new raw files the sensor `http_archive` fetches (``SEECHANGE_POLL_URL``).
     settle_s : float
         Seconds without a further calibration frame after which a night's frames count as complete
         (``SEECHANGE_SETTLE_S``, default 120: several exposures with their read-out).
@@ -79,15 +102,20 @@ class Settings(pydantic.BaseModel):
     archive: str
     drop: Path
     catalog: str | None = None
+    orbits: Path | None = None
+    galaxies: Path | None = None
     workspace: Path
     postgres_server: pydantic.SecretStr | None = None
     kafka_bootstrap: str | None = None
+    kafka_security: dict[str, pydantic.SecretStr] = {}
+    hop: dict[str, pydantic.SecretStr] = {}
     kafka_port: int = pydantic.Field(0, ge=0, le=65535)
     ui_port: int | None = pydantic.Field(None, ge=0, le=65535)
     max_runs: int = pydantic.Field(1, ge=1)
     workers: int = pydantic.Field(0, ge=0, le=1000)
     worker_memory_mb: int = pydantic.Field(1000, ge=200)
     queue_server: pydantic.SecretStr | None = None
+    poll_url: str | None = None
     settle_s: float = pydantic.Field(120.0, ge=0, le=86400)
 
     @classmethod
@@ -113,15 +141,22 @@ class Settings(pydantic.BaseModel):
             "archive": _location(given.get("ARCHIVE", str(home / "archive"))),
             "drop": _absolute(given.get("DROP", str(home / "drop"))),
             "catalog": _location(catalog) if catalog else _existing(home / "catalog"),
+            "orbits": _absolute(given["ORBITS"]) if "ORBITS" in given else None,
+            "galaxies": _absolute(given["GALAXIES"]) if "GALAXIES" in given else None,
             "workspace": _absolute(given.get("WORKSPACE", str(root / "workspace.yaml"))),
             "postgres_server": given.get("POSTGRES_URL"),
             "kafka_bootstrap": given.get("KAFKA_SERVERS"),
+            "kafka_security": {
+                option: given[f"KAFKA_{name}"] for name, option in KAFKA_OPTIONS.items() if f"KAFKA_{name}" in given
+            },
+            "hop": {name.lower(): given[f"HOP_{name}"] for name in HOP_OPTIONS if f"HOP_{name}" in given},
             "kafka_port": given.get("KAFKA_PORT", 0),
             "ui_port": given.get("UI_PORT"),
             "max_runs": given.get("MAX_RUNS", available_cores()),
             "workers": given.get("WORKERS", cls.model_fields["workers"].default),
             "worker_memory_mb": given.get("WORKER_MEMORY_MB", cls.model_fields["worker_memory_mb"].default),
             "queue_server": given.get("QUEUE_URL"),
+            "poll_url": given.get("POLL_URL"),
             "settle_s": given.get("SETTLE_S", cls.model_fields["settle_s"].default),
         }
         try:
@@ -185,6 +220,11 @@ class Settings(pydantic.BaseModel):
         if self.kafka_bootstrap is not None:
             return self.kafka_bootstrap
         return str(self._from_state("kafka_servers", "Kafka broker", "SEECHANGE_KAFKA_SERVERS"))
+
+    @property
+    def kafka_options(self) -> dict[str, str]:
+        """Security options for librdkafka, secrets included: not for printing."""
+        return {option: value.get_secret_value() for option, value in self.kafka_security.items()}
 
     @property
     def queue_url(self) -> str:

@@ -1,7 +1,7 @@
 """One decorator makes a Dagster asset of a plain function from products to a product.
 
 The function names what it needs: products by the name of the asset that makes them,
-``parameters`` (its own model), ``partition``, and resources by annotation. What every
+``parameters`` (its own model), ``partition``, ``is_backfill``, and resources by annotation. What every
 asset shares lives here: reading parameters, timing, the row that a failure leaves,
 content hash as data version, key numbers, preview and checks.
 """
@@ -22,6 +22,10 @@ from seechange_assets.parameters import Parameters
 from seechange_assets.partitions import Partition
 
 _AnyResource = dg.ResourceParam[Any]
+#: Arguments that are no products: handed over by name.
+_GIVEN = ("parameters", "partition", "is_backfill", "recipes", "store")
+#: Dagster's tag of runs that belong to a backfill.
+_BACKFILL_TAG = "dagster/backfill"
 
 #: Process name -> model of its parameters, filled as the phases are imported.
 PARAMETER_MODELS: dict[str, type[Parameters]] = {}
@@ -53,6 +57,7 @@ def data_product(
         def compute(context: dg.AssetExecutionContext, **given: Any) -> Iterator[dg.MaterializeResult]:
             partition = Partition.of(context)
             given |= {"parameters": given["recipes"].parameters(name), "partition": partition}
+            given["is_backfill"] = _BACKFILL_TAG in context.run.tags
             known = given["store"].recognised(name, partition)
             if known is not None:
                 yield _recognised(name, known, given["store"], checks)
@@ -75,6 +80,23 @@ def data_product(
         )(compute)
 
     return decorate
+
+
+class _RunClock:
+    """CPU time of a run with all that it costs beside its steps, in a process of its own or in a warm worker."""
+
+    def __init__(self) -> None:
+        self._run_id, self._start, self._last = "", 0.0, 0.0
+
+    def of_run(self, run_id: str) -> float:
+        """CPU seconds since the run before was last seen here, or since the process started."""
+        if run_id != self._run_id:
+            self._run_id, self._start = run_id, self._last
+        self._last = time.process_time()
+        return self._last - self._start
+
+
+_clock = _RunClock()
 
 
 class _Attempt:
@@ -131,7 +153,7 @@ class _Attempt:
             run_id=self._context.run.run_id,
             seconds=self.seconds,
             cpu_seconds=self.cpu_seconds,
-            process_cpu_seconds=time.process_time(),
+            process_cpu_seconds=_clock.of_run(self._context.run.run_id),
             peak_rss_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         )
 
@@ -164,7 +186,7 @@ def _recognised(name: str, row: Any, store: Any, checks: Sequence[ProductCheck])
 def _dagster_signature(wanted: Any) -> inspect.Signature:
     """The context, the function's inputs and resources, and the two resources every asset needs."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    own = [p for p in wanted.values() if p.name not in ("parameters", "partition", "recipes", "store")]
+    own = [p for p in wanted.values() if p.name not in _GIVEN]
     inputs = [p.replace(kind=kind, annotation=_dagster_type(p)) for p in own]
     always = [inspect.Parameter(name, kind, annotation=_AnyResource) for name in ("recipes", "store")]
     return inspect.Signature([inspect.Parameter("context", kind), *inputs, *always])

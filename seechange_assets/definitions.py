@@ -12,15 +12,19 @@ import dagster as dg
 from io_managers.archive import ArchiveIOManager
 from io_managers.exposures import ExposureRegistry
 from io_managers.lookups import SurveyStore
+from io_managers.night_numbers import NightBook
 from io_managers.recipes import recipe_of_reference_set
-from resources.alert_stream import AlertStream
+from resources.alert_brokers import alert_stream
 from resources.archive import Archive
 from resources.archived_excerpts import ArchivedExcerpts
 from resources.database import Database
+from resources.galaxy_catalog import GalaxyCatalog
+from resources.minor_planets import MinorPlanets
 from resources.settings import Settings
 from resources.sky_catalog import DeferredCatalog
 from seechange_assets import partitions
 from seechange_assets.acquire import exposure, masters
+from seechange_assets.assess.night_report import night_report
 from seechange_assets.calibrate import background, image, psf, sources, wcs, zp
 from seechange_assets.data_product import PARAMETER_MODELS
 from seechange_assets.discover import cutouts, detections, diff, measurements, reference, scores
@@ -29,7 +33,7 @@ from seechange_assets.instruments.base import Instrument, get_instrument
 from seechange_assets.layers import Layers, check_sections, load_layers, parameters_of
 from seechange_assets.provenance import REFERENCE, Recipes
 from seechange_assets.publish import alerts, associations, forced_photometry
-from sensors import SENSORS, jobs
+from sensors import RUN_SENSORS, SCHEDULES, SENSORS, jobs
 
 #: The pipeline: phase (and group of the lineage page) -> its assets, in order.
 PHASES: dict[str, list[Any]] = {
@@ -139,9 +143,10 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     store = build_store(settings)
     recipes = store.recipes
     return dg.Definitions(
-        assets=build_assets(recipes, instrument),
+        assets=[*build_assets(recipes, instrument), night_report],
         jobs=jobs(PHASES),
-        sensors=SENSORS,
+        sensors=[*SENSORS, *RUN_SENSORS],
+        schedules=SCHEDULES,
         executor=dg.in_process_executor,
         resources={
             "archive": dg.IOManagerDefinition.hardcoded_io_manager(ArchiveIOManager(store)),
@@ -149,10 +154,13 @@ def build_definitions(settings: Settings) -> dg.Definitions:
             "recipes": recipes,
             "database": store.database,
             "instrument": instrument,
+            "nights": NightBook(store, instrument.ccds, getattr(instrument, "grid", None)),
             "registry": ExposureRegistry(store, instrument),
             "settings": settings,
             "sky": DeferredCatalog(settings.catalog, ArchivedExcerpts(store.database, store.archive)),
-            "stream": AlertStream(lambda: settings.kafka_servers),
+            "minor_planets": MinorPlanets(settings.orbits),
+            "galaxies": GalaxyCatalog(settings.galaxies),
+            "stream": alert_stream(settings),
         },
     )
 

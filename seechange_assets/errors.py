@@ -57,12 +57,24 @@ class ServiceUnavailable(RetriableError):
     """A service (Postgres, broker, catalogue server) does not answer."""
 
 
+class WorkerLost(RetriableError):
+    """A run ended without a word of its steps: its process or its machine is gone."""
+
+
 class CatalogError(RetriableError):
     """The sky catalogue has no usable answer for this field."""
 
 
 class TagConflict(RetriableError):
     """A tag names another recipe; someone has to move it on purpose, or to choose another name."""
+
+
+class InWork(RetriableError):
+    """A run is at work on what somebody wants to delete."""
+
+
+class AlertsSent(DataError):
+    """Alerts have told the world of a product: it stays, so that anybody can see what they were made of."""
 
 
 class BadExposure(DataError):
@@ -79,6 +91,10 @@ class ReferenceConflict(DataError):
 
 class InvalidName(DataError):
     """A name that may become a path or a key breaks the allow-list."""
+
+
+class InvalidRequest(DataError):
+    """What was asked for contradicts what is there."""
 
 
 class BadPixels(DataError):

@@ -18,3 +18,8 @@ def checked_name(name: str, what: str = "name") -> str:
     if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name) or set(name) == {"."}:
         raise InvalidName(f"{what} {str(name)[:60]!r} is not allowed: use 1 to 80 of the characters A-Z a-z 0-9 _ . -")
     return name
+
+
+def printable(text: str, length: int = 80) -> str:
+    """Text from outside that goes into rows and packets: control and unpaired characters replaced, cut to a length."""
+    return "".join(character if character.isprintable() else "?" for character in text[:length])

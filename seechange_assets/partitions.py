@@ -6,11 +6,12 @@ from typing import Any
 
 import dagster as dg
 
-EXPOSURE, CALIBRATION, FIELD_FILTER = "exposure", "calibration", "field_filter"
+EXPOSURE, CALIBRATION, FIELD_FILTER, NIGHT = "exposure", "calibration", "field_filter", "night"
 
 exposure = dg.DynamicPartitionsDefinition(name=EXPOSURE)
 calibration = dg.DynamicPartitionsDefinition(name=CALIBRATION)
 field_filter = dg.DynamicPartitionsDefinition(name=FIELD_FILTER)
+night = dg.DynamicPartitionsDefinition(name=NIGHT)
 
 
 @dataclass(frozen=True, slots=True)

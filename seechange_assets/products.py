@@ -312,7 +312,7 @@ class Difference:
     ``noise`` is the standard deviation of ``data`` per pixel; ``psf`` the PSF of the
     difference; ``reference_wcs`` the header text of the WCS (of the reference's pixels)
     refined star to star, with which the reference was warped, ``flux_scale`` the factor that
-    brings reference counts to new counts.
+    brings reference counts to new counts; ``psf_flux_error`` the relative error of all PSF fluxes beyond noise.
     """
 
     info: ImageInfo
@@ -334,6 +334,7 @@ class Difference:
     n_alignment_stars: int = 0
     alignment_rms_px: float = float("nan")
     masked_fraction: float = float("nan")
+    psf_flux_error: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,10 +422,9 @@ class ForcedPhotometry:
 
 @dataclass(frozen=True, slots=True)
 class Alerts:
-    """The packets committed to the outbox: ``alert_id, measurement_id, object_name, n_bytes``."""
+    """The alerts of one CCD: ``alert_id, measurement_id, object_name``."""
 
     table: "Table"
-    topic: str
 
 
 def header_text(header: "Header") -> str:

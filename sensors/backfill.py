@@ -68,6 +68,8 @@ def without_unfinished(instance: dg.DagsterInstance, work: Iterable[Work], tag: 
             for asset in data.target_subset.asset_keys:
                 subset = data.target_subset.get_partitions_subset(asset)
                 requested[asset.path[-1]] |= set(subset.get_partition_keys())
+    if not requested:
+        return list(work)
     left = []
     for item in work:
         assets = tuple(a for a in item.assets if str(partition_key(a, item.partition)) not in requested[a])
@@ -97,7 +99,7 @@ def submit(instance: dg.DagsterInstance, graph: BaseAssetGraph, work: Sequence[W
             backfill_timestamp=time.time(),
             tags={BACKFILL_TAG: tag, "dagster/priority": BACKFILL_PRIORITY},
             dynamic_partitions_store=instance,
-            asset_graph_subset=AssetGraphSubset(partitions_subsets_by_asset_key=subsets),
+            asset_graph_subset=AssetGraphSubset(subsets, set()),  # type: ignore[call-arg]
             title=title,
             description=None,
             run_config=None,
@@ -134,8 +136,9 @@ def _recognise(instance: dg.DagsterInstance, store: Any, asset: str, rows: Seque
         like = {"version": f'%"dagster/code_version": "{version}"%', "partitions": outdated}
         events = {key: event for key, event in connection.execute(_MADE_BY, arguments | like)} if outdated else {}  # noqa: C416
     for key in sorted(events):
-        entry = deserialize_value(events[key], EventLogEntry)
-        instance.report_runless_asset_event(entry.asset_materialization)
+        materialization = deserialize_value(events[key], EventLogEntry).asset_materialization
+        if materialization is not None:
+            instance.report_runless_asset_event(materialization)
     settled = [row for key, row in by_key.items() if key in events or key not in outdated]
     store.materialized(asset, [row.id for row in settled])
     return len(events)

@@ -1,17 +1,25 @@
 """Files that appear in the drop directory become exposures; new exposures become runs."""
 
+import hashlib
+import json
+import os
 import re
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from io_managers.claims import Claims
 from io_managers.exposures import one_line
+from io_managers.nights import exposure_states
 from resources.archive import file_digest
-from seechange_assets.errors import DataError, RetriableError
+from seechange_assets import partitions
+from seechange_assets.errors import BadExposure, DataError, RetriableError
 from sensors.announce import announce
+from sensors.runs import is_in_work
 
 #: A tick must stay well below Dagster's 60 s: 5 exposures x 32 CCDs are 160 requests.
 MAX_EXPOSURES = 5
@@ -22,6 +30,10 @@ SETTLE_S = 2.0
 #: What is refused must have been untouched this long: a transfer that stalls looks like a truncated file [s].
 REFUSE_AFTER_S = 60.0
 LIVE_PRIORITY = "10"
+#: Expired claims looked at in a tick, and how often lost runs of an exposure are requested again.
+MAX_EXPIRED, MAX_REPEATS = 5, 2
+#: ``<file>.done`` beside a file says that it is whole.
+_MARKER = ".done"
 #: Longest name kept in ``refused/``; a reason and a hash still fit into the 255 bytes of a file name.
 _MAX_NAME = 200
 
@@ -30,33 +42,75 @@ _MAX_NAME = 200
     job_name="process_ccd",
     minimum_interval_seconds=5,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Registers files of the drop directory and requests one run per exposure and CCD.",
+    description="Registers files of the drop directory and requests one run per exposure and CCD, oldest first.",
 )
 def new_exposures(
     context: dg.SensorEvaluationContext,
     registry: dg.ResourceParam[Any],
     settings: dg.ResourceParam[Any],
     recipes: dg.ResourceParam[Any],
-) -> dg.SensorResult | dg.SkipReason:
-    """One tick. The cursor is the registration sequence of the newest exposure handled."""
+    database: dg.ResourceParam[Any],
+    instrument: dg.ResourceParam[Any],
+) -> dg.SensorResult:
+    """One tick. The cursor names the newest tick that requested something, and up to where all is requested."""
     problems = collect_drop(Path(settings.drop), registry)
     for problem in problems:
         context.log.warning(problem)
-    rows = registry.after(int(context.cursor or 0), limit=MAX_EXPOSURES)
-    if not rows:
-        return dg.SkipReason("no new exposures" + (f"; {len(problems)} problem(s), see the log" if problems else ""))
-    science = [row for row in rows if row.kind == "science"]
-    announce(context.instance, science, recipes)
-    requests = [
+    claims = Claims(database, instrument.name)
+    tick, after = _read_cursor(context.cursor)
+    claims.confirm(tick)
+    rows, after = claims.open(after, MAX_EXPOSURES)
+    requests = [request for row in rows for request in _requests(row, sorted(row.filters))]
+    if rows:
+        announce(context.instance, rows, recipes)
+        tick = uuid.uuid4().hex
+        claims.claim([row.key for row in rows], tick)
+    requests += _repeat_lost(context.instance, claims, database, recipes, instrument)
+    told = "no new exposures" + (f"; {len(problems)} problem(s), see the log" if problems else "")
+    return dg.SensorResult(
+        run_requests=requests,
+        skip_reason=None if requests else dg.SkipReason(told),
+        cursor=json.dumps({"tick": tick, "after": after}),
+    )
+
+
+def _read_cursor(cursor: str | None) -> tuple[str, int]:
+    told = json.loads(cursor or "{}")
+    return (told.get("tick", ""), told.get("after", 0)) if isinstance(told, dict) else ("", 0)
+
+
+def _requests(row: Any, ccds: Iterable[str], attempt: int = 0) -> list[dg.RunRequest]:
+    return [
         dg.RunRequest(
-            run_key=f"{row.key}/{ccd}",
-            partition_key=dg.MultiPartitionKey({"exposure": row.key, "ccd": ccd}),
+            run_key=f"{row.key}/{ccd}" + (f"/{attempt}" if attempt else ""),
+            partition_key=_partition(row.key, ccd),
             tags={"dagster/priority": LIVE_PRIORITY, "night": row.night},
         )
-        for row in science
-        for ccd in sorted(row.filters)
+        for ccd in ccds
     ]
-    return dg.SensorResult(run_requests=requests, cursor=str(rows[-1].sequence))
+
+
+def _repeat_lost(
+    instance: dg.DagsterInstance, claims: Claims, database: Any, recipes: Any, instrument: Any
+) -> list[dg.RunRequest]:
+    """Requests for CCDs whose claim has expired and whose run is gone without a word."""
+    requests: list[dg.RunRequest] = []
+    for row, attempt in claims.expired(MAX_EXPIRED):
+        with database.session() as session:
+            (state,) = exposure_states(session, recipes, instrument.name, keys=[row.key])
+        open_ccds = [ccd.ccd for ccd in state.ccds if ccd.state in {"claimed", "running"}]
+        lost = [ccd for ccd in open_ccds if not is_in_work(instance, _partition(row.key, ccd))]
+        is_retired = not instance.has_dynamic_partition(partitions.EXPOSURE, row.key)
+        if not open_ccds or is_retired or (lost and attempt >= MAX_REPEATS):
+            claims.settle(row.key)
+            continue
+        claims.renew(row.key, attempt + bool(lost))
+        requests += _requests(row, lost, attempt + 1)
+    return requests
+
+
+def _partition(exposure: str, ccd: str) -> dg.MultiPartitionKey:
+    return dg.MultiPartitionKey({"exposure": exposure, "ccd": ccd})
 
 
 def collect_drop(drop: Path, registry: Any, limit: int = MAX_EXPOSURES) -> list[str]:
@@ -90,10 +144,16 @@ def collect_drop(drop: Path, registry: Any, limit: int = MAX_EXPOSURES) -> list[
 
 
 def _settled(drop: Path) -> Iterator[Path]:
-    """The files of the directory that nobody has written to for a moment, by name."""
+    """The files that somebody has marked as whole or that nobody has written to for a moment, by name; and links."""
     for file in sorted(drop.iterdir()) if drop.is_dir() else []:
-        if not file.name.startswith(".") and file.is_file() and _quiet_s(file) >= SETTLE_S:
+        if file.name.startswith(".") or (file.suffix == _MARKER and not file.is_symlink()):
+            continue
+        if file.is_symlink() or (file.is_file() and (_marker(file).is_file() or _quiet_s(file) >= SETTLE_S)):
             yield file
+
+
+def _marker(file: Path) -> Path:
+    return file.with_name(file.name + _MARKER)
 
 
 def _quiet_s(file: Path) -> float:
@@ -106,15 +166,22 @@ def _quiet_s(file: Path) -> float:
 
 def _collect(file: Path, registry: Any) -> tuple[bool, str | None]:
     """(whether the file left the directory, what is wrong with it)."""
+    if file.is_symlink():  # it may lead to any file of this machine; the archive keeps copies of what it is given
+        link = BadExposure(f"{file.name}: a symbolic link: put the file itself into the directory")
+        _refuse(file, link)
+        return True, f"refused: {link}"
+    is_marked = _marker(file).is_file()
     try:
         registry.register(file)
     except DataError as error:
-        if _quiet_s(file) < REFUSE_AFTER_S:
+        if not is_marked and _quiet_s(file) < REFUSE_AFTER_S:
             return False, None
         registry.reject(file, error)
         _refuse(file, error)
+        _marker(file).unlink(missing_ok=True)
         return True, f"refused: {error}"
     file.unlink()
+    _marker(file).unlink(missing_ok=True)
     return True, None
 
 
@@ -123,8 +190,10 @@ def _refuse(file: Path, error: Exception) -> None:
     refused = file.parent / "refused"
     refused.mkdir(exist_ok=True)
     name = re.sub(r"[^A-Za-z0-9_.+ -]", "_", file.name)[-_MAX_NAME:]
-    if name != file.name or (refused / name).exists():
-        name = f"{file_digest(file)[:10]}.{name}"
+    if name != file.name or os.path.lexists(refused / name):
+        is_link = file.is_symlink()  # never read
+        digest = hashlib.sha256(os.fsencode(file.name)).hexdigest() if is_link else file_digest(file)
+        name = f"{digest[:10]}.{name}"
     reason = f"{one_line(file.name, 1000)}: {type(error).__name__}: {one_line(error, 2000)}\n"
     (refused / f"{name}.reason").write_text(reason, encoding="utf-8")
     file.replace(refused / name)

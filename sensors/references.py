@@ -8,9 +8,7 @@ import dagster as dg
 from seechange_assets import partitions
 from seechange_assets.errors import ReferenceConflict
 from seechange_assets.partitions import Partition
-
-_FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
-UNFINISHED = [status for status in dg.DagsterRunStatus if status not in _FINISHED]
+from sensors.runs import is_in_work
 
 
 @dg.sensor(
@@ -29,17 +27,11 @@ def new_references(
     except ReferenceConflict as error:
         return dg.SkipReason(str(error))
     for partition, exposures in wanted.items():
-        if not _is_being_built(context.instance, partition):
+        key = dg.MultiPartitionKey({"field_filter": partition.key, "ccd": partition.ccd})
+        if not is_in_work(context.instance, key):
             context.instance.add_dynamic_partitions(partitions.FIELD_FILTER, [partition.key])
             requests.append(_request(partition, exposures, recipes))
     return dg.SensorResult(run_requests=requests) if requests else dg.SkipReason("no reference to build")
-
-
-def _is_being_built(instance: dg.DagsterInstance, partition: Partition) -> bool:
-    """Whether a run of this partition is queued or at work, whoever started it."""
-    key = dg.MultiPartitionKey({"field_filter": partition.key, "ccd": partition.ccd})
-    unfinished = dg.RunsFilter(statuses=UNFINISHED, tags={"dagster/partition": str(key)})
-    return bool(instance.get_run_ids(unfinished, limit=1))
 
 
 def _request(partition: Partition, exposures: list[str], recipes: Any) -> dg.RunRequest:

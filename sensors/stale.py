@@ -29,6 +29,7 @@ def stale_partitions(context: dg.SensorEvaluationContext, store: dg.ResourcePara
     n_told = backfill.recognise(context.instance, store, known)
     if not work:
         return dg.SkipReason(f"{n_told} products recognised" if n_told else "nothing is stale")
-    graph = context.repository_def.asset_graph
-    name = backfill.submit(context.instance, graph, work, tag=store.tag, title=f"stale under tag {store.tag}")
+    location: Any = context.repository_def
+    title = f"stale under tag {store.tag}"
+    name = backfill.submit(context.instance, location.asset_graph, work, tag=store.tag, title=title)
     return dg.SkipReason(f"backfill {name}: {len(work)} partitions")

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from io_managers.references import in_current_set
 from seechange_assets import partitions
 from sql.base import ProductRow
-from sql.models import ExposureRow, MasterRow, ReferenceRow, ReportRow, WcsRow
+from sql.models import ExposureHoldRow, ExposureRow, MasterRow, ReferenceRow, ReportRow, WcsRow
 from sql.sky import overlap_fraction
 
 MAX_REQUESTS = 160
@@ -133,6 +133,7 @@ def _waiting(table: Any, recipes: Any, instrument: Any) -> sa.Select:
         .join(table, table.updated_at > began)
         .where(ReportRow.outcome == "waiting", ReportRow.provenance_id.in_([r.id for r in recipes.values()]))
         .where(ExposureRow.instrument == instrument.name, table.instrument == instrument.name, table.bitflag == 0)
+        .where(~sa.exists().where(ExposureHoldRow.exposure == ReportRow.partition))
         .order_by(ReportRow.partition, ReportRow.ccd, ReportRow.step, table.updated_at)
     )
 

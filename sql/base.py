@@ -54,6 +54,8 @@ class ProductRow(CreatedMixin):
     decided: the reference, masters or catalogue excerpt used. ``updated_at`` is when the
     content was written last; a rerun that changes nothing leaves it. ``materialized_at`` is when
     Dagster was told of the product last, made or recognised: the version it holds is the newest by it.
+    ``own_bitflag`` is what was set on this product, ``upstream_bitflag`` what it inherits from all it is made of, and
+    ``bitflag`` both: 0 for a good product (`sql.lineage` keeps them).
     """
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
@@ -66,6 +68,8 @@ class ProductRow(CreatedMixin):
     summary: Mapped[dict[str, Any]]
     inputs: Mapped[dict[str, Any]]
     bitflag: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
+    own_bitflag: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
+    upstream_bitflag: Mapped[int] = mapped_column(sa.BigInteger, server_default="0")
     updated_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
     materialized_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
 

@@ -49,6 +49,32 @@ class RejectedFileRow(CreatedMixin, Base):
     message: Mapped[str]
 
 
+class ExposureHoldRow(CreatedMixin, Base):
+    """An exposure that somebody holds back: nothing is requested for it until it is released."""
+
+    __tablename__ = "exposure_holds"
+
+    exposure: Mapped[str] = mapped_column(sa.ForeignKey("exposures.key", ondelete="CASCADE"), primary_key=True)
+    reason: Mapped[str] = mapped_column(server_default="")
+
+
+class ExposureClaimRow(CreatedMixin, Base):
+    """An exposure whose runs a sensor has requested.
+
+    ``tick`` names the evaluation of the sensor that wrote the claim; ``is_confirmed`` is set when Dagster has committed
+    that tick, so a claim of a tick that was lost is found and repeated. ``attempt`` counts the requests that were made
+    because runs had ended without a word; after ``expires_at`` the unfinished CCDs are looked at (null: never again).
+    """
+
+    __tablename__ = "exposure_claims"
+
+    exposure: Mapped[str] = mapped_column(sa.ForeignKey("exposures.key", ondelete="CASCADE"), primary_key=True)
+    tick: Mapped[str] = mapped_column(sa.String(32), index=True)
+    is_confirmed: Mapped[bool] = mapped_column(server_default=sa.false())
+    attempt: Mapped[int] = mapped_column(server_default="0")
+    expires_at: Mapped[datetime | None] = mapped_column(index=True)
+
+
 class ProvenanceRow(CreatedMixin, Base):
     """The recipe of a process; its id is the code version of the asset."""
 
@@ -304,6 +330,22 @@ class ReportRow(Base):
     process_cpu_seconds: Mapped[float | None]
     peak_rss_mb: Mapped[float | None]
     updated_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
+
+
+class FlagChangeRow(CreatedMixin, Base):
+    """What somebody said of a product: flags set and cleared, and why. ``ccd`` is empty for a raw exposure."""
+
+    __tablename__ = "flag_changes"
+    __table_args__ = (sa.Index("ix_flag_changes_partition", "partition", "ccd"),)
+
+    number: Mapped[int] = mapped_column(sa.BigInteger, sa.Identity(), primary_key=True)
+    product: Mapped[str] = mapped_column(sa.String(32))
+    partition: Mapped[str] = mapped_column(sa.String(80))
+    ccd: Mapped[str] = mapped_column(sa.String(16))
+    provenance_id: Mapped[str] = mapped_column(sa.String(20))
+    set_flags: Mapped[list[str]]
+    cleared_flags: Mapped[list[str]]
+    reason: Mapped[str] = mapped_column(server_default="")
 
 
 #: Product (asset) name -> the table of its rows.

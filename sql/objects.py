@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from seechange_assets.errors import ProductNotFound
 from sql.base import Base, CreatedMixin, deterministic_id
 from sql.sky import ORDER, cone_condition, separation_deg
 
@@ -28,8 +27,9 @@ if TYPE_CHECKING:
 #: First key of the advisory locks on the sky; the second is a cell at `LOCK_ORDER` (14').
 SKY_LOCK = 7316
 LOCK_ORDER = 8
-#: Position error [deg] taken where a measurement has none: 1 arcsec.
-UNKNOWN_ERROR_DEG = 1.0 / 3600.0
+#: Order of the smallest cells that are asked for (1.7 arcmin): a CCD full of detections is some hundred index ranges,
+#: which Postgres answers in milliseconds, and a cell holds few objects that are not needed.
+FINEST_ORDER = 11
 #: Farthest a mean position moves from the first one: the largest association radius.
 MEAN_MARGIN_ARCSEC = 60.0
 
@@ -39,7 +39,9 @@ class ObjectRow(CreatedMixin, Base):
 
     ``ra, dec, healpix`` are those of the first detection and never change, so an
     association made once stays valid; ``mean_*`` follow the measurements (weighted by
-    their errors). ``exposure, ccd, provenance_id`` say which detection created it. An object without
+    their errors; errors in ra times cos(dec), covariance [deg^2]). An object that was merged into another keeps
+    its row: what is detected at its place belongs to ``merged_into``. ``exposure, ccd, provenance_id`` say
+    which detection created it. An object without
     detections (``n_detections`` 0) lost them when differences were made again, but an alert has named it.
     """
 
@@ -54,12 +56,14 @@ class ObjectRow(CreatedMixin, Base):
     mean_dec: Mapped[float]
     mean_ra_err: Mapped[float | None]
     mean_dec_err: Mapped[float | None]
+    mean_ra_dec_cov: Mapped[float | None]
     n_detections: Mapped[int] = mapped_column(server_default="0")
     first_mjd: Mapped[float]
     last_mjd: Mapped[float]
     is_test: Mapped[bool] = mapped_column(server_default=sa.false())
     is_fake: Mapped[bool] = mapped_column(server_default=sa.false())
     is_bad: Mapped[bool] = mapped_column(server_default=sa.false())
+    merged_into: Mapped[uuid.UUID | None] = mapped_column(sa.ForeignKey("objects.id"))
     exposure: Mapped[str] = mapped_column(sa.String(80))
     ccd: Mapped[str] = mapped_column(sa.String(16))
     provenance_id: Mapped[str] = mapped_column(sa.ForeignKey("provenances.id"))
@@ -170,7 +174,7 @@ def neighbourhood(
     A cell is at least four radii wide, so the one of a position and its (up to eight)
     neighbours suffice; this holds at the poles and across right ascension 0.
     """
-    order = int(np.clip(np.floor(np.log2(58.6 / (4.0 * radius_deg))), 0, 20))
+    order = int(np.clip(np.floor(np.log2(58.6 / (4.0 * radius_deg))), 0, FINEST_ORDER))
     cells = np.unique(hpgeom.angle_to_pixel(2**order, ra % 360.0, dec, nest=True))
     around = np.unique(np.append(cells, hpgeom.neighbors(2**order, cells, nest=True).ravel()))
     return around[around >= 0].astype(np.int64), order
@@ -197,14 +201,20 @@ def lock_sky(session: Session, cells: NDArray[np.int64], order: int) -> None:
 
 
 def objects_in_cells(session: Session, cells: NDArray[np.int64], order: int, *, is_test: bool) -> list[sa.Row[Any]]:
-    """Objects whose first position lies in the cells: ``id, name, ra, dec, first_mjd, is_bad``."""
+    """Objects whose first position lies in the cells: ``id, name, ra, dec, mean_ra, mean_dec, first_mjd, is_bad``.
+
+    ``id`` is that of the object to which detections at this place belong: for one that was merged, the
+    object it was merged into (``is_merged``).
+    """
     if len(cells) == 0:
         return []
     ranges = [sa.cast(bounds, ARRAY(sa.BigInteger)) for bounds in index_ranges(cells, order)]
     cover = sa.func.unnest(*ranges).table_valued("low", "high").render_derived()
-    columns = (ObjectRow.id, ObjectRow.name, ObjectRow.ra, ObjectRow.dec, ObjectRow.first_mjd, ObjectRow.is_bad)
+    o = ObjectRow
+    columns = (o.name, o.ra, o.dec, o.mean_ra, o.mean_dec, o.first_mjd, o.is_bad)
+    target = sa.func.coalesce(o.merged_into, o.id).label("id")
     query = (
-        sa.select(*columns)
+        sa.select(target, *columns, o.merged_into.is_not(None).label("is_merged"))
         .join(cover, ObjectRow.healpix.between(cover.c.low, cover.c.high))
         .where(ObjectRow.is_test == is_test, ~ObjectRow.is_fake)
         .order_by(ObjectRow.id)
@@ -223,7 +233,7 @@ def objects_in_footprint(
 
 
 def objects_in_cone(session: Session, ra_deg: float, dec_deg: float, radius_arcsec: float) -> "Table":
-    """Objects around a position by their mean positions, nearest first, test objects included.
+    """Objects around a position by their mean positions, nearest first, test objects included, merged ones not.
 
     Columns ``id, name, mean_ra, mean_dec, separation_arcsec, n_detections, first_mjd, last_mjd, is_test, is_bad``.
     """
@@ -235,7 +245,7 @@ def objects_in_cone(session: Session, ra_deg: float, dec_deg: float, radius_arcs
     rows = session.execute(
         sa.select(
             o.id, o.name, o.mean_ra, o.mean_dec, o.n_detections, o.first_mjd, o.last_mjd, o.is_test, o.is_bad
-        ).where(near)
+        ).where(near, o.merged_into.is_(None))
     ).all()
     distance = 3600.0 * separation_deg(ra_deg, dec_deg, [r.mean_ra for r in rows], [r.mean_dec for r in rows])
     chosen = [i for i in np.argsort(distance, kind="stable") if distance[i] <= radius_arcsec]
@@ -295,75 +305,36 @@ def replace_forced_photometry(session: Session, rows: Sequence[dict[str, Any]]) 
     session.execute(statement.on_conflict_do_update(index_elements=[ForcedPhotometryRow.id], set_=changed), list(rows))
 
 
-def refresh_objects(session: Session, ids: Sequence[uuid.UUID]) -> None:
-    """Recompute mean position, number of detections and first and last time of these objects.
-
-    The mean is weighted with ``1/(ra_err² + dec_err²)``; right ascensions are taken relative to
-    the object's own, so it may lie on 0h.
-    """
-    if not ids:
-        return
-    m, o = MeasurementRow, ObjectRow
-    degrees = m.ra - o.ra
-    d_ra = degrees - 360.0 * sa.func.round(degrees / 360.0)
-    error = sa.func.coalesce(m.ra_err * m.ra_err + m.dec_err * m.dec_err, 2 * UNKNOWN_ERROR_DEG**2)
-    weight = 1.0 / sa.func.greatest(error, 1e-16)
-    total = sa.func.sum(weight)
-    means = (
-        sa.select(
-            o.id.label("object_id"),
-            (sa.func.sum(weight * d_ra) / total).label("d_ra"),
-            (sa.func.sum(weight * (m.dec - o.dec)) / total).label("d_dec"),
-            sa.func.sqrt(1.0 / sa.func.sum(1.0 / sa.func.nullif(m.ra_err * m.ra_err, 0.0))).label("ra_err"),
-            sa.func.sqrt(1.0 / sa.func.sum(1.0 / sa.func.nullif(m.dec_err * m.dec_err, 0.0))).label("dec_err"),
-            sa.func.count(m.exposure.distinct()).label("n"),
-            sa.func.min(m.mjd_mid).label("first_mjd"),
-            sa.func.max(m.mjd_mid).label("last_mjd"),
-        )
-        .join(m, m.object_id == o.id)
-        .where(o.id.in_(list(ids)))
-        .group_by(o.id)
-        .subquery()
-    )
-    wrapped = o.ra + means.c.d_ra
-    session.execute(
-        sa.update(o)
-        .where(o.id == means.c.object_id)
-        .values(
-            mean_ra=wrapped - 360.0 * sa.func.floor(wrapped / 360.0),
-            mean_dec=o.dec + means.c.d_dec,
-            mean_ra_err=means.c.ra_err,
-            mean_dec_err=means.c.dec_err,
-            n_detections=means.c.n,
-            first_mjd=means.c.first_mjd,
-            last_mjd=means.c.last_mjd,
-        ),
-        execution_options={"synchronize_session": False},
-    )
+#: Columns of a detection from which the place and the time of its object follow.
+DETECTION_COLUMNS = (
+    "object_id", "ra", "dec", "ra_err", "dec_err", "ra_dec_cov", "mjd_mid", "exposure", "provenance_id",
+)  # fmt: skip
 
 
-#: What `light_curve` tells of each point.
-LIGHT_CURVE_COLUMNS = ("kind", "mjd_mid", "filter", "flux_njy", "flux_njy_err", "snr", "exposure", "ccd")
+def detections_of(session: Session, ids: Sequence[uuid.UUID]) -> list[sa.Row[Any]]:
+    """All measurements of these objects, with `DETECTION_COLUMNS`, in order of time."""
+    m = MeasurementRow
+    query = sa.select(*(getattr(m, name) for name in DETECTION_COLUMNS)).where(m.object_id.in_(list(ids)))
+    return list(session.execute(query.order_by(m.object_id, m.mjd_mid, m.ccd, m.id)))
 
 
-def light_curve(session: Session, name: str) -> list[dict[str, Any]]:
-    """Detections and forced fluxes of an object, oldest first, with the keys `LIGHT_CURVE_COLUMNS`.
+def update_objects(session: Session, rows: Sequence[dict[str, Any]]) -> None:
+    """Write mean positions, numbers of detections and times of objects (``id`` and the changed columns)."""
+    if rows:
+        session.execute(sa.update(ObjectRow), list(rows))
 
-    ``kind`` is ``detection`` or ``forced``; what was not measured is None.
 
-    Raises
-    ------
-    ProductNotFound
-        There is no such object.
-    """
-    target = session.scalar(sa.select(ObjectRow.id).where(ObjectRow.name == name))
-    if target is None:
-        raise ProductNotFound(f"there is no object {name!r:.90}; `seechange objects` finds them by position")
-    rows = []
-    for kind, table in (("detection", MeasurementRow), ("forced", ForcedPhotometryRow)):
-        columns = (table.mjd_mid, table.filter, table.flux_njy, table.flux_njy_err, table.exposure, table.ccd)
-        for row in session.execute(sa.select(*columns).where(table.object_id == target)).mappings():
-            usable = row["flux_njy"] is not None and row["flux_njy_err"]
-            point = {"kind": kind, **row, "snr": row["flux_njy"] / row["flux_njy_err"] if usable else None}
-            rows.append({column: point[column] for column in LIGHT_CURVE_COLUMNS})
-    return sorted(rows, key=lambda row: (row["mjd_mid"], row["kind"], row["ccd"]))
+def places_of(session: Session, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, tuple[float, float]]:
+    """Mean position [deg] of each of these objects."""
+    query = sa.select(ObjectRow.id, ObjectRow.mean_ra, ObjectRow.mean_dec).where(ObjectRow.id.in_(list(ids)))
+    return {row.id: (row.mean_ra, row.mean_dec) for row in session.execute(query)}
+
+
+def detected_objects(
+    session: Session, exposure: str, ccd: str, provenance_id: str, *, is_test: bool = False
+) -> list[sa.Row[Any]]:
+    """Good objects with a detection on this CCD: ``id, name, mean_ra, mean_dec, first_mjd``."""
+    o, m = ObjectRow, MeasurementRow
+    here = sa.select(m.object_id).where(m.exposure == exposure, m.ccd == ccd, m.provenance_id == provenance_id)
+    query = sa.select(o.id, o.name, o.mean_ra, o.mean_dec, o.first_mjd).where(o.id.in_(here), ~o.is_bad)
+    return list(session.execute(query.where(o.is_test == is_test, o.merged_into.is_(None)).order_by(o.id)))

@@ -145,7 +145,7 @@ def ensure_broker(settings: Settings) -> str:
         servers = broker.start(Supervisor(settings.home), settings.kafka_port)
         _record(settings, kafka_servers=servers)
         return servers
-    if not broker.answers(settings.kafka_bootstrap, timeout_s=5.0):
+    if not broker.answers(settings.kafka_bootstrap, timeout_s=5.0, security=settings.kafka_options):
         raise ServiceUnavailable(f"no broker answers at {settings.kafka_bootstrap} (SEECHANGE_KAFKA_SERVERS)")
     return settings.kafka_bootstrap
 
@@ -215,7 +215,8 @@ def _postgres_status(settings: Settings) -> ServiceStatus:
 
 def _broker_status(settings: Settings, supervisor: Supervisor) -> ServiceStatus:
     if settings.kafka_bootstrap is not None:
-        state: State = "external" if broker.answers(settings.kafka_bootstrap) else "unreachable"
+        is_up = broker.answers(settings.kafka_bootstrap, security=settings.kafka_options)
+        state: State = "external" if is_up else "unreachable"
         return ServiceStatus("broker", state, settings.kafka_bootstrap)
     process = broker.find(supervisor)
     if process is None:

@@ -5,6 +5,7 @@ Messages are gone when it stops. The outbox in Postgres is the durable copy; `al
 
 import importlib.util
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +51,14 @@ def start(supervisor: Supervisor, port: int = 0) -> str:
     raise AssertionError("unreachable")
 
 
-def answers(bootstrap_servers: str, *, timeout_s: float = 2.0) -> bool:
-    """Whether a broker gives its metadata."""
+def answers(bootstrap_servers: str, *, timeout_s: float = 2.0, security: Mapping[str, str] | None = None) -> bool:
+    """Whether a broker gives its metadata; `security` are options of librdkafka for TLS and SASL."""
     from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
 
     # Without a log level the client prints every refused connection on stderr.
     configuration: dict[str, Any] = {"bootstrap.servers": bootstrap_servers, "log_level": 0, "error_cb": _ignore}
-    client = AdminClient(configuration)
+    client = AdminClient(configuration | dict(security or {}))
     try:
         return bool(client.list_topics(timeout=timeout_s).brokers)
     except KafkaException:

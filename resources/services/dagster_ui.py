@@ -11,12 +11,13 @@ from typing import Any
 import psutil
 import yaml
 
-from resources.services.supervisor import Supervisor, free_port, port_is_free
+from resources.services.supervisor import Supervisor, children, free_port, is_alive, port_is_free
 from resources.settings import DEFAULT_UI_PORT, Settings, project_root
 from seechange_assets.errors import ServiceUnavailable
 
 NAME = "dagster"
 START_TIMEOUT_S = 180.0
+PARTS = ("dagster code-server", "dagster api grpc", "dagster_webserver", "dagster._daemon")
 # Parallelism is runs; a thread pool in each of them would only make them wait for one another.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 HEALTH = """{
@@ -31,6 +32,12 @@ def find(supervisor: Supervisor) -> psutil.Process | None:
     return supervisor.find(NAME)
 
 
+def is_whole(process: psutil.Process) -> bool:
+    """Whether every part of `dagster dev` is there: it goes on without its code server, and nothing is requested."""
+    commands = [" ".join(part.cmdline()) for part in children(process)]
+    return all(any(part in command for command in commands) for part in PARTS)
+
+
 def start(settings: Settings, supervisor: Supervisor) -> str:
     """Start Dagster unless it is running; return the URL of its UI once it answers.
 
@@ -39,23 +46,35 @@ def start(settings: Settings, supervisor: Supervisor) -> str:
     ServiceUnavailable
         If the port is taken or the web server does not come up.
     """
-    running = find(supervisor)
-    if running is None:
-        port = _port(settings)
-        prepare_home(settings)
-        close_orphaned_runs(settings)
-        command = [sys.executable, "-m", "dagster", "dev", "--workspace", str(settings.workspace)]
-        command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "info"]
-        running = supervisor.start(
-            NAME,
-            command,
-            address=f"http://127.0.0.1:{port}",
-            environment=environment(settings),
-            folder=project_root(),
-        )
-    ui_url = supervisor.address(NAME)
-    supervisor.wait_until_ready(NAME, running, lambda: answers(ui_url), timeout_s=START_TIMEOUT_S)
-    return ui_url
+    process = find(supervisor)
+    if process is not None and not is_whole(process):
+        supervisor.stop(NAME)
+        process = None
+    process = process or _launch(settings, supervisor)
+    try:
+        _wait(supervisor, process)
+    except ServiceUnavailable:
+        if is_alive(process):
+            raise
+        # It was found while it shut down, as it does when one of its processes dies.
+        _wait(supervisor, _launch(settings, supervisor))
+    return supervisor.address(NAME)
+
+
+def _launch(settings: Settings, supervisor: Supervisor) -> psutil.Process:
+    port = _port(settings)
+    prepare_home(settings)
+    close_orphaned_runs(settings)
+    command = [sys.executable, "-m", "dagster", "dev", "--workspace", str(settings.workspace)]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "info"]
+    return supervisor.start(
+        NAME, command, address=f"http://127.0.0.1:{port}", environment=environment(settings), folder=project_root()
+    )
+
+
+def _wait(supervisor: Supervisor, process: psutil.Process) -> None:
+    address = supervisor.address(NAME)
+    supervisor.wait_until_ready(NAME, process, lambda: answers(address), timeout_s=START_TIMEOUT_S)
 
 
 def environment(settings: Settings) -> dict[str, str]:

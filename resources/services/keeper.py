@@ -80,7 +80,9 @@ def _signs_of_life(settings: Settings, supervisor: Supervisor) -> dict[str, Call
     """Of each embedded service, whether its process is there."""
     from resources.services import broker, dagster_ui, postgres, queue, workers
 
-    signs: dict[str, Callable[[], object]] = {dagster_ui.NAME: lambda: dagster_ui.find(supervisor)}
+    signs: dict[str, Callable[[], object]] = {
+        dagster_ui.NAME: lambda: (process := dagster_ui.find(supervisor)) and dagster_ui.is_whole(process)
+    }
     if settings.postgres_server is None:
         signs["postgres"] = lambda: postgres.find(settings.home)
     if settings.kafka_bootstrap is None:

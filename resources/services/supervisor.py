@@ -88,7 +88,7 @@ class Supervisor:
         """Stop the process of that name and its children; True if it was running."""
         process = self.find(name)
         if process is not None:
-            family = [process, *_children(process)]
+            family = [process, *children(process)]
             # Only the leader is told: it stops its children in its own order.
             stop_all([process], patience_s=patience_s)
             stop_all(family, patience_s=patience_s)
@@ -98,6 +98,14 @@ class Supervisor:
     def leftovers(self) -> list[psutil.Process]:
         """Processes started under this home, directly or not, that are alive."""
         return [process for process in psutil.process_iter() if _carries(process, MARKER, str(self.home))]
+
+    def cpu_seconds(self) -> dict[int, float]:
+        """CPU time so far of every process of this home, by pid; children that ended count for their parent."""
+        spent: dict[int, float] = {}
+        for process in self.leftovers():
+            with contextlib.suppress(psutil.Error):
+                spent[process.pid] = sum(process.cpu_times()[:4])
+        return spent
 
     def wait_until_ready(
         self, name: str, process: psutil.Process, ready: Callable[[], bool], *, timeout_s: float
@@ -179,7 +187,8 @@ def _restore_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _children(process: psutil.Process) -> list[psutil.Process]:
+def children(process: psutil.Process) -> list[psutil.Process]:
+    """Every living process below one."""
     try:
         return list(process.children(recursive=True))
     except psutil.NoSuchProcess:

@@ -15,7 +15,7 @@ class ZeroPointParameters(Parameters):
     """How the zero point is fitted."""
 
     process: ClassVar[str] = "zp"
-    algorithm_version: ClassVar[str] = "3"
+    algorithm_version: ClassVar[str] = "4"
     min_stars: int = Field(10, ge=3, description="Fewest stars in the fit.")
     match_radius_arcsec: float = Field(
         1.0, gt=0, le=60, description="Largest distance from the catalogue entry [arcsec]."
@@ -25,6 +25,8 @@ class ZeroPointParameters(Parameters):
     preferred_stars: int = Field(50, ge=3, description="Stars over preferred_snr that are enough.")
     bright_snr: float = Field(100.0, ge=3, description="As preferred_snr, in fields with very many stars.")
     bright_stars: int = Field(200, ge=3, description="Stars over bright_snr that are enough.")
+    brightest_snr: float = Field(200.0, ge=3, description="As bright_snr once more: unseen neighbours add less yet.")
+    brightest_stars: int = Field(100, ge=3, description="Stars over brightest_snr that are enough.")
     min_color: float = Field(0.5, description="Bluest BP-RP for which the colour transform holds [mag].")
     max_color: float = Field(3.0, description="Reddest BP-RP for which the colour transform holds [mag].")
     fit_color_term: bool = Field(False, description="Fit a term linear in BP-RP on top of the instrument's transform.")

@@ -48,13 +48,14 @@ def main(
     ccds: Annotated[int, typer.Option(min=1, max=32, help="CCDs per exposure.")] = 2,
     reference_epochs: Annotated[int, typer.Option(min=3, help="Exposures that make the reference.")] = 3,
     instrument: Annotated[str, typer.Option(help="ls4, or demo for small CCDs.")] = "ls4",
+    workers: Annotated[int | None, typer.Option(min=0, help="Warm workers; default the cores.")] = None,
     home: Annotated[Path | None, typer.Option(help="Folder of the demonstration (emptied first).")] = None,
     keep_up: Annotated[bool, typer.Option(help="Leave services and UI running.")] = False,
     timeout_s: Annotated[float, typer.Option(help="Give up after this many seconds.")] = 1500.0,
 ) -> None:
     """Simulate a night and run it through the whole pipeline."""
     from resources import services
-    from resources.settings import Settings, project_root
+    from resources.settings import Settings, available_cores, project_root
 
     home = (home or project_root() / "demo").resolve()
     demo = Demo(home, seed, exposures, ccds, reference_epochs, timeout_s)
@@ -62,6 +63,7 @@ def main(
         del os.environ[name]  # a simulated night must never reach a survey's own archive, database or broker
     os.environ |= {"SEECHANGE_HOME": str(home), "SEECHANGE_INSTRUMENT": instrument}
     os.environ["SEECHANGE_CATALOG"] = str(home / "simulation" / "catalog" / "gaia.fits")
+    os.environ["SEECHANGE_WORKERS"] = str(available_cores() if workers is None else workers)
     os.environ["SEECHANGE_SETTLE_S"] = "8"  # the frames come at once here, but a tick of 5 s registers only some
     demo.settings = Settings.from_environment()
     _empty(demo)

@@ -32,7 +32,8 @@ def reload_location(settings: Any, recipes: Any) -> None:
 
 def _serves(url: str, recipes: Any) -> bool:
     nodes = _ask(url, _SERVED)["assetNodes"]
-    served = {node["assetKey"]["path"][-1]: node["opVersion"] for node in nodes}
+    # An experiment beside production has its tag before the names of its assets.
+    served = {path[0]: node["opVersion"] for node in nodes if len(path := node["assetKey"]["path"]) == 1}
     return all(served.get(name) == recipe.id for name, recipe in recipes.items())
 
 

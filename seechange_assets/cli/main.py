@@ -19,6 +19,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "services": ("up", "down", "status", "workers"),
     "simulate": ("simulate",),
     "ingest": ("ingest",),
+    "exposures": ("exposures",),
     "process": ("process",),
     "images": ("subtract", "calibrate"),
     "references": ("reference",),
@@ -29,6 +30,10 @@ MODULES: dict[str, tuple[str, ...]] = {
     "alerts": ("alerts",),
     "verify": ("verify",),
     "window": ("retire", "activate"),
+    "flag": ("flag",),
+    "delete": ("delete",),
+    "compare": ("compare",),
+    "report": ("report",),
     "database": ("db",),
 }
 EXPECTED_ERROR, UNEXPECTED_ERROR = 1, 2

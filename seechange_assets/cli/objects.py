@@ -1,4 +1,4 @@
-"""`seechange objects` and `lightcurve`."""
+"""`seechange objects` (cone search, split, merge, history) and `lightcurve`."""
 
 from typing import Annotated, Any
 
@@ -9,33 +9,92 @@ from seechange_assets.cli.common import JsonOption, print_json, print_table, set
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
-    app.command()(objects)
+    commands = typer.Typer(invoke_without_command=True, help=objects.__doc__)
+    commands.callback()(objects)
+    commands.command()(merge)
+    commands.command()(split)
+    commands.command()(history)
+    app.add_typer(commands, name="objects")
     app.command()(lightcurve)
 
 
+ReasonOption = Annotated[str, typer.Option(help="Why, for the record.")]
+
+
 def objects(
-    ra: Annotated[float, typer.Option(min=0, max=360, help="Centre, ICRS [deg].")],
-    dec: Annotated[float, typer.Option(min=-90, max=90, help="Centre, ICRS [deg].")],
+    context: typer.Context,
+    ra: Annotated[float | None, typer.Option(min=0, max=360, help="Centre, ICRS [deg].")] = None,
+    dec: Annotated[float | None, typer.Option(min=-90, max=90, help="Centre, ICRS [deg].")] = None,
     radius: Annotated[float, typer.Option(min=0.001, max=36000, help="Radius [arcsec].")] = 10.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Objects in a cone, nearest first."""
-    from seechange_assets.cli.session import open_session
+    """Objects in a cone, nearest first; split and merge them by hand."""
+    if context.invoked_subcommand is not None:
+        return
+    if ra is None or dec is None:
+        raise typer.BadParameter("a cone search needs --ra and --dec")
     from sql.objects import objects_in_cone
 
-    with open_session(settings()).store.database.session() as session:
+    with _database().session() as session:
         found = objects_in_cone(session, ra, dec, radius)
     rows = [dict(zip(found.colnames, row.as_void().item(), strict=True)) for row in found]
     _show(rows, as_json, f"no object within {radius:g} arcsec of {ra:g} {dec:+g}")
 
 
-def lightcurve(name: Annotated[str, typer.Argument(help="Name of an object.")], as_json: JsonOption = False) -> None:
-    """Detections and forced photometry of an object in order of time [nJy]."""
-    from seechange_assets.cli.session import open_session
-    from sql.objects import light_curve
+def merge(
+    name: Annotated[str, typer.Argument(help="The object that stays.")],
+    other: Annotated[str, typer.Argument(help="The object whose measurements it is given.")],
+    reason: ReasonOption = "",
+) -> None:
+    """Make one object of two; the other's name stays known."""
+    from seechange_assets.publish.object_changes import merge_objects
 
-    with open_session(settings()).store.database.session() as session:
-        rows = light_curve(session, name)
+    moved = merge_objects(_database(), name, other, reason)
+    typer.echo(f"{moved} measurements of {other} belong to {name} now")
+
+
+def split(
+    name: Annotated[str, typer.Argument(help="The object to split.")],
+    measurements: Annotated[list[str], typer.Argument(help="Identifiers (diaSourceId) of what is another object.")],
+    reason: ReasonOption = "",
+) -> None:
+    """Make a new object of some measurements of an object."""
+    from seechange_assets.cli.session import open_session
+    from seechange_assets.publish.object_changes import split_object
+
+    store = open_session(settings()).store
+    name_format = store.recipes.parameters("associations").name_format
+    made = split_object(store.database, name, measurements, reason, name_format)
+    typer.echo(f"{len(measurements)} measurements of {name} are {made} now")
+
+
+def history(name: Annotated[str, typer.Argument(help="Name of an object.")], as_json: JsonOption = False) -> None:
+    """Merges and splits of an object, oldest first."""
+    from seechange_assets.publish.object_changes import changes_of
+
+    _show(changes_of(_database(), name), as_json, f"{name} was neither split nor merged")
+
+
+def _database():  # noqa: ANN202 (resources.database.Database, imported when a command runs)
+    from seechange_assets.cli.session import open_session
+
+    return open_session(settings()).store.database
+
+
+def lightcurve(
+    name: Annotated[str, typer.Argument(help="Name of an object.")],
+    tag: Annotated[str, typer.Option(help="Provenance tag; by default the recipes in use.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Detections, forced photometry [nJy] and 5 sigma limits of an object in order of time."""
+    from seechange_assets.cli.session import open_session
+    from sql.light_curves import LIGHT_CURVE_RECIPES, light_curve
+
+    store = open_session(settings()).store
+    store = store.reading(tag) if tag else store
+    recipes = {process: store.recipes[process].id for process in LIGHT_CURVE_RECIPES}
+    with store.database.session() as session:
+        rows = light_curve(session, name, recipes)
     _show(rows, as_json, f"{name} has no photometry")
 
 

@@ -64,17 +64,25 @@ def down(as_json: JsonOption = False) -> None:
 
 
 def status(as_json: JsonOption = False) -> None:
-    """Show the services; exit code 1 unless all of them are up and well."""
+    """Show the services and the work of the last day; exit code 1 unless all services are up and well."""
     from resources import services
+    from seechange_assets.cli import activity
 
-    statuses = services.status(settings())
-    _show(statuses, as_json)
+    configuration = settings()
+    statuses = services.status(configuration)
+    told = activity.look(configuration) if statuses[0].is_up else None
+    if as_json:
+        print_json([service.as_dict() for service in statuses] + ([told] if told else []))
+    else:
+        _show(statuses, as_json=False)
+        if told:
+            activity.show(told)
     if not all(service.state in {"running", "external"} for service in statuses):
         raise typer.Exit(1)
 
 
 def workers(
-    number: Annotated[int | None, typer.Argument(min=1, help="How many; else SEECHANGE_WORKERS, else the cores.")] = None,
+    number: Annotated[int | None, typer.Argument(min=1, help="Default: SEECHANGE_WORKERS, or the cores.")] = None,
 ) -> None:
     """Run warm workers in the foreground, for a scheduler to look after; the queue is SEECHANGE_QUEUE_URL's."""
     import os

@@ -15,7 +15,7 @@ class DiffParameters(Parameters):
     """How a reference is subtracted; every field is an argument of `science.difference.subtract`."""
 
     process: ClassVar[str] = "diff"
-    algorithm_version: ClassVar[str] = "4"
+    algorithm_version: ClassVar[str] = "5"
     method: Literal["zogy", "alard_lupton", "sfft", "direct"] = Field(
         "zogy",
         description="zogy: proper image subtraction; alard_lupton: kernel of Gaussians fitted to stars; "

@@ -42,7 +42,7 @@ class MeasurementsParameters(Parameters):
     """How detections are measured and which are dropped."""
 
     process: ClassVar[str] = "measurements"
-    algorithm_version: ClassVar[str] = "2"
+    algorithm_version: ClassVar[str] = "3"
     aperture_radii_fwhm: tuple[float, ...] = Field((1.0, 2.0, 3.0, 5.0), description="Aperture radii [FWHM].")
     fit_size_fwhm: float = Field(2.0, ge=1.0, le=6.0, description="Half-width of the PSF fit [FWHM].")
     box_halfsize_fwhm: float = Field(2.0, ge=0.5, le=4.0, description="Half-width of the box for pixel counts [FWHM].")

@@ -1,6 +1,6 @@
 """Real/bogus score of each measurement."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from seechange_assets.data_product import data_product
 from seechange_assets.parameters import Field, Parameters
@@ -11,8 +11,17 @@ class ScoresParameters(Parameters):
     """Which classifier, and from which score on a detection is real."""
 
     process: ClassVar[str] = "scores"
-    algorithm: str = Field("cnn-1", description="cnn-1, or for tests: random, allperfect.")
-    cut: float = Field(0.5, ge=0.0, le=1.0, description="Least score of a real detection.")
+    algorithm_version: ClassVar[str] = "2"
+    algorithm: str = Field("cnn-1", description="cnn-1 or tabular-1; for tests: random, allperfect.")
+    cut: float = Field(0.68, ge=0.0, le=1.0, description="Least score of a real detection: 1 % of artefacts pass.")
+
+    def critical_values(self) -> dict[str, Any]:
+        """As for every process, with the digest of the weights: new weights make new scores."""
+        from seechange_assets.realbogus.network import weights_digest
+        from seechange_assets.realbogus.scores import LEARNED
+
+        weights = {"weights": weights_digest(self.algorithm)} if self.algorithm in LEARNED else {}
+        return super().critical_values() | weights
 
 
 @data_product(ScoresParameters)

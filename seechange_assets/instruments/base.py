@@ -58,6 +58,8 @@ class Instrument(ABC):
 
     name: ClassVar[str] = ""
     telescope: ClassVar[str] = ""
+    #: Longitude (east), latitude [deg] and height [m] of the telescope; None if it can be anywhere.
+    site: ClassVar[tuple[float, float, float] | None] = None
     ccds: ClassVar[tuple[str, ...]] = ()
     ccd_shape: ClassVar[tuple[int, int]] = (0, 0)
     pixel_scale_arcsec: ClassVar[float] = float("nan")

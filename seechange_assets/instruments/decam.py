@@ -53,6 +53,7 @@ class DECam(Instrument):
 
     name = "decam"
     telescope = "CTIO 4.0-m"
+    site = (-70.80653, -30.16967, 2207.0)
     ccds = tuple(f"{side}{number}" for side in "NS" for number in range(1, 32))
     ccd_shape = (4096, 2048)
     pixel_scale_arcsec = 0.263

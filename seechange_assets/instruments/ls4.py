@@ -43,6 +43,7 @@ class Ls4(Instrument):
 
     name = "ls4"
     telescope = "ESO 1.0-m Schmidt"
+    site = (-70.7346, -29.2543, 2347.0)
     ccds = tuple(f"{number:02d}" for number in range(1, 33))
     ccd_shape = (4096, 2048)
     pixel_scale_arcsec = 1.0

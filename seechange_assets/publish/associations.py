@@ -1,10 +1,7 @@
 """Each kept measurement linked to an object on the sky."""
 
-import math
-import string
 import uuid
-from collections.abc import Sequence
-from datetime import date, timedelta
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import dagster as dg
@@ -14,10 +11,16 @@ from numpy.typing import NDArray
 
 from seechange_assets.data_product import data_product
 from seechange_assets.errors import TooManyDetections
-from seechange_assets.names import checked_name
+from seechange_assets.instruments.base import Instrument
 from seechange_assets.parameters import Field, Parameters
-from seechange_assets.products import NJY_ZERO_POINT, Associations, Difference, ImageInfo, Measurements, Scores, plain
+from seechange_assets.ports import SkyCatalogSource
+from seechange_assets.products import Associations, Difference, ImageInfo, Measurements, Scores
 from seechange_assets.provenance import Recipes
+from seechange_assets.publish.cross_match import cross_match
+from seechange_assets.publish.measurement_rows import measurement_rows
+from seechange_assets.publish.object_names import date_of, object_name
+from seechange_assets.publish.positions import refresh_objects
+from seechange_assets.publish.solar_system import identify
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -27,11 +30,15 @@ if TYPE_CHECKING:
     from resources.database import Database
 
 
+#: Parameters of what is identified before objects are looked for.
+IDENTIFICATION = ("identification_radius_arcsec", "identification_depth_mag", "moving_star_flux_ratio")
+
+
 class AssociationParameters(Parameters):
     """Which measurements are kept, and how they find their objects."""
 
     process: ClassVar[str] = "associations"
-    algorithm_version: ClassVar[str] = "2"
+    algorithm_version: ClassVar[str] = "3"
     radius_arcsec: float = Field(2.0, gt=0, le=60, description="Farthest object that is the same one [arcsec].")
     min_score: float | None = Field(
         None, ge=0, le=1, description="Lowest real/bogus score kept; empty takes the cut of the scoring algorithm."
@@ -43,16 +50,27 @@ class AssociationParameters(Parameters):
         1000, ge=1, description="More new objects than this from one CCD is a bad subtraction."
     )
     name_format: str = Field(
-        "SC{year}{letters}", description="Names of objects: {year} and {letters} (a, b ... z, aa) or {number}."
+        "SC{year}{letters}",
+        description="Names of objects: {year} or {yy}, {letters} (a, b ... z, aa), {LETTERS} or {number}, and {month}, "
+        "{day}, {ra}, {dec}, {random}; or the codes %Y %y %a %A %n %m %d %R %D %l.",
+    )
+    clip_sigma: float = Field(
+        3.0, ge=2, le=10, description="Detections farther from their object's median do not count for its position."
+    )
+    identification_radius_arcsec: float = Field(
+        2.0, ge=0, le=60, description="Farthest known minor planet or moving star that is the source [arcsec]."
+    )
+    identification_depth_mag: float = Field(
+        1.5, ge=0, le=20, description="Minor planets fainter than the limiting magnitude by more are not looked for."
+    )
+    moving_star_flux_ratio: float = Field(
+        3.0, gt=0, description="A source up to this much brighter than what a star's motion leaves is that star."
     )
 
     @pydantic.field_validator("name_format")
     @classmethod
     def _names_are_unique(cls, value: str) -> str:
-        fields = {name for _, name, _, _ in string.Formatter().parse(value) if name is not None}
-        if "year" not in fields or not fields & {"letters", "number"} or fields - {"year", "letters", "number"}:
-            raise ValueError("must contain {year} and one of {letters}, {number}, and no other field")
-        checked_name(object_name(value, 2026, 1), "object name")
+        object_name(value, 61000.0, 1, 0.0, 0.0)
         return value
 
 
@@ -64,7 +82,6 @@ def associate_measurements(
     *,
     provenance_id: str,
     min_score: float | None = None,
-    is_test: bool = False,
     **parameters: Any,
 ) -> Associations:
     """Write the measurements of one CCD and link the kept ones to objects, in one transaction.
@@ -73,10 +90,9 @@ def associate_measurements(
     ----------
     provenance_id : str
         That of the associations.
-    is_test : bool
-        Test objects and real ones never meet.
     **parameters
-        The other fields of `AssociationParameters`.
+        The other arguments of `associate`: ``is_test`` (test objects and real ones never meet), ``identifications``
+        and fields of `AssociationParameters`.
 
     Raises
     ------
@@ -88,7 +104,7 @@ def associate_measurements(
     rows = measurement_rows(info, measurements, scores, provenance_id)
     is_kept = kept(measurements, scores, min_score)
     with database.session() as session:
-        return associate(session, info, rows, is_kept, provenance_id=provenance_id, is_test=is_test, **parameters)
+        return associate(session, info, rows, is_kept, provenance_id=provenance_id, **parameters)
 
 
 def kept(measurements: Measurements, scores: Scores, min_score: float | None = None) -> NDArray[np.bool_]:
@@ -112,6 +128,8 @@ def associate(
     name_format: str = "SC{year}{letters}",
     link_negative: bool = True,
     is_test: bool = False,
+    clip_sigma: float = 3.0,
+    identifications: Mapping[int, dict[str, Any]] | None = None,
 ) -> Associations:
     """Link rows to the nearest objects and create what is missing, inside the caller's transaction.
 
@@ -129,16 +147,22 @@ def associate(
         Columns of `MeasurementRow`, all of this CCD and provenance.
     is_kept : ndarray of bool
         Rows to link; the others are only stored.
+    identifications : mapping, optional
+        Row -> columns of `IdentificationRow`, for rows that something known explains: they are stored and labelled,
+        but neither make an object nor join one.
     """
     from sql import objects as sky
     from sql.alerts import forget_undetected
+    from sql.object_records import insert_identifications
 
     stored = sky.stored_measurements(session, info.exposure, info.ccd, provenance_id)
     outdated = stored.keys() - {row["id"] for row in rows}
     left = {linked for key in outdated if (linked := stored[key]) is not None}
     is_new_row = np.array([row["id"] not in stored for row in rows], bool)
     flux = np.array([row["flux_psf"] for row in rows], float)
-    todo = np.flatnonzero(is_new_row & is_kept & (link_negative | (flux > 0)))
+    explained = {i: told for i, told in (identifications or {}).items() if stored.get(rows[i]["id"]) is None}
+    is_free = np.array([i not in explained for i in range(len(rows))], bool)
+    todo = np.flatnonzero(is_new_row & is_kept & is_free & (link_negative | (flux > 0)))
     # Brightest first: it gives a group of detections its object and position.
     todo = todo[np.argsort([-abs(rows[i]["snr"] or 0.0) for i in todo.tolist()], kind="stable")]
     links: dict[int, uuid.UUID] = {}
@@ -147,7 +171,8 @@ def associate(
         links = _link(session, rows, todo, known, radius_arcsec, info.mjd_mid, name_format, max_new_objects, is_test)
     sky.delete_measurements(session, sorted(outdated))
     sky.insert_measurements(session, [row | {"object_id": links.get(i)} for i, row in enumerate(rows) if is_new_row[i]])
-    sky.refresh_objects(session, sorted(left | set(links.values())))
+    insert_identifications(session, [told | {"measurement_id": rows[i]["id"]} for i, told in explained.items()])
+    refresh_objects(session, sorted(left | set(links.values())), provenance_id, clip_sigma)
     forget_undetected(session, sorted(left))
     links |= {i: linked for i, row in enumerate(rows) if (linked := stored.get(row["id"])) is not None}
     return Associations(_table(session, rows, links))
@@ -204,12 +229,11 @@ def _create(
 
     if not rows:
         return []
-    year = year_of(mjd)
-    number = sky.reserve_names(session, year, len(rows))
+    number = sky.reserve_names(session, date_of(mjd).year, len(rows))
     objects = [
         {
             "id": sky.object_id(row["id"], row["ra"], row["dec"]),
-            "name": object_name(name_format, year, number + k),
+            "name": object_name(name_format, mjd, number + k, row["ra"], row["dec"]),
             "mean_ra": row["ra"],
             "mean_dec": row["dec"],
             "first_mjd": row["mjd_mid"],
@@ -255,79 +279,6 @@ def _table(session: "Session", rows: Sequence[dict[str, Any]], links: dict[int, 
     })  # fmt: skip
 
 
-def object_name(name_format: str, year: int, number: int) -> str:
-    """Name of the `number`-th object of a year (counted from 1)."""
-    from seechange_assets.science.association import letters
-
-    return name_format.format(year=year, number=number, letters=letters(number))
-
-
-def year_of(mjd: float) -> int:
-    """Calendar year (UTC) of a Modified Julian Date."""
-    return (date(1858, 11, 17) + timedelta(days=math.floor(mjd))).year
-
-
-#: Columns of `Measurements` with a database column of the same name.
-_COPIED = (
-    "x", "y", "x_err", "y_err", "ra", "dec", "ra_err", "dec_err", "ra_dec_cov", "flux_psf", "flux_psf_err", "snr",
-    "chi2",
-)  # fmt: skip
-_HANDLED = {*_COPIED, "detection", "flux_aper", "flux_aper_err", "is_bad", "bad_reasons"}
-
-
-def measurement_rows(
-    info: ImageInfo, measurements: Measurements, scores: Scores, provenance_id: str
-) -> list[dict[str, Any]]:
-    """Columns of `MeasurementRow` for every measurement; diagnostics without a column go to JSON.
-
-    The aperture flux is that of the first (smallest) aperture.
-    """
-    from sql.objects import measurement_id
-    from sql.sky import healpix_of
-
-    table = measurements.table
-    columns = {name: _values(table[name]) for name in table.colnames}
-    score = _values(scores.table["score"])
-    to_njy = 10.0 ** (-0.4 * (measurements.zp - NJY_ZERO_POINT))
-    diagnostics = [name for name in table.colnames if name not in _HANDLED]
-    common = {
-        "provenance_id": provenance_id, "exposure": info.exposure, "ccd": info.ccd, "filter": info.filter,
-        "mjd_mid": info.mjd_mid, "exptime_s": info.exptime_s, "zp": float(measurements.zp),
-        "zp_err": plain(float(measurements.zp_err)),
-        "score_cut": float(scores.cut), "score_algorithm": scores.algorithm,
-        "aperture_radius_px": measurements.aperture_radii_px[0] if measurements.aperture_radii_px else None,
-    }  # fmt: skip
-    rows = []
-    for i in range(len(table)):
-        row = common | {name: columns[name][i] if name in columns else None for name in _COPIED}
-        row |= {name: columns[name][i] for name in ("detection", "is_bad", "bad_reasons")}
-        is_placed = row["ra"] is not None and row["dec"] is not None
-        row |= {"score": score[i], "healpix": healpix_of(row["ra"], row["dec"]) if is_placed else None}
-        row |= {"flux_njy": _scaled(row["flux_psf"], to_njy), "flux_njy_err": _scaled(row["flux_psf_err"], to_njy)}
-        row["flux_aper_njy"] = _scaled(_first(columns.get("flux_aper"), i), to_njy)
-        row["flux_aper_njy_err"] = _scaled(_first(columns.get("flux_aper_err"), i), to_njy)
-        row["diagnostics"] = {name: columns[name][i] for name in diagnostics}
-        rows.append(row | {"id": measurement_id(row)})
-    return rows
-
-
-def _values(column: Any) -> list[Any]:
-    """Plain Python values of a table column, NaN as None."""
-    values: list[Any] = plain(np.asarray(column).tolist())
-    return values
-
-
-def _first(column: list[Any] | None, row: int) -> float | None:
-    if column is None:
-        return None
-    value = column[row]
-    return (value[0] if value else None) if isinstance(value, list) else value
-
-
-def _scaled(value: float | None, factor: float) -> float | None:
-    return None if value is None else value * factor
-
-
 @data_product(AssociationParameters)
 def associations(
     diff: Difference,
@@ -335,10 +286,20 @@ def associations(
     scores: Scores,
     parameters: AssociationParameters,
     recipes: dg.ResourceParam[Recipes],
-    database: dg.ResourceParam[Any],
+    store: dg.ResourceParam[Any],
+    instrument: dg.ResourceParam[Instrument],
+    sky: dg.ResourceParam[SkyCatalogSource],
+    minor_planets: dg.ResourceParam[Any],
+    galaxies: dg.ResourceParam[Any],
 ) -> Associations:
-    """Kept measurements linked to objects on the sky."""
+    """Kept measurements linked to objects on the sky, unless a minor planet or a moving star explains them."""
+    reference = store.reference(diff.reference_id)
+    told = {name: getattr(parameters, name) for name in IDENTIFICATION}
+    known = identify(diff, measurements, reference, instrument, sky, minor_planets.orbits, **told)
+    arguments = parameters.arguments_without(*IDENTIFICATION) | {"identifications": known}
     provenance_id = recipes["associations"].id
-    return associate_measurements(
-        database, diff.info, measurements, scores, provenance_id=provenance_id, **parameters.arguments()
+    linked = associate_measurements(
+        store.database, diff.info, measurements, scores, provenance_id=provenance_id, **arguments
     )
+    cross_match(store.database, linked, diff, reference, instrument, sky, galaxies)
+    return linked

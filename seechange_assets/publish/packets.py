@@ -2,24 +2,22 @@
 
 A packet is one Avro datum without header (schemaless), written with the schema
 ``ls4.v1_0.alert``; the schema's name travels in the message header ``schema``. The bytes are a
-function of the arguments alone: no clock, no random identifiers.
+function of the arguments alone: no clock, no random identifiers. Text from outside (headers, catalogues) is
+escaped, so that what consumers see is printable, valid UTF-8.
 """
 
 import io
+import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from seechange_assets.products import NJY_ZERO_POINT
-
-if TYPE_CHECKING:
-    from astropy.wcs import WCS
 
 SCHEMA_NAME = "ls4.v1_0.alert"
 SCHEMA_FOLDER = Path(__file__).resolve().parent / "schemas"
@@ -29,11 +27,20 @@ Record = dict[str, Any]
 
 #: Diagnostics of a measurement (keys of the JSON column) and their fields in ``diaSource``.
 _DIAGNOSTICS = {
+    "score": "detectionScore",
+    "mag": "mag",
+    "mag_err": "magErr",
     "fwhm_px": "fwhm",
     "elongation": "elongation",
+    "position_angle_deg": "positionAngle",
     "dipole_score": "dipoleScore",
     "trail_score": "trailScore",
     "negative_fraction": "negativeFraction",
+    "negative_flux_fraction": "negativeFluxFraction",
+    "cosmic_ray_score": "cosmicRayScore",
+    "distance_px": "fitDistance",
+    "centroid_distance_px": "centroidDistance",
+    "kind": "kind",
     "n_bad_pixels": "nBadPixels",
     "ref_source_distance_arcsec": "refSourceDistance",
     "ref_source_mag": "refSourceMag",
@@ -51,14 +58,38 @@ class PacketContext:
     provenance_tag: str
     software_version: str
     is_test: bool = False
+    project: str = ""
 
 
 @cache
-def alert_schema() -> Any:
-    """The parsed schema of an alert, nested records included."""
+def alert_schema(name: str = SCHEMA_NAME) -> Any:
+    """A parsed schema, nested records included."""
     from fastavro.schema import load_schema
 
-    return load_schema(str(SCHEMA_FOLDER / f"{SCHEMA_NAME}.avsc"))
+    return load_schema(str(SCHEMA_FOLDER / f"{name}.avsc"))
+
+
+@cache
+def schema_text(name: str = SCHEMA_NAME) -> str:
+    """The complete schema as the JSON that a container file carries."""
+    from fastavro.schema import load_schema
+
+    # Parsed forms have marks of fastavro's; what is published has none.
+    return json.dumps(_plain_schema(load_schema(str(SCHEMA_FOLDER / f"{name}.avsc"))), separators=(",", ":"))
+
+
+def _plain_schema(schema: Any) -> Any:
+    if isinstance(schema, dict):
+        return {key: _plain_schema(value) for key, value in schema.items() if not key.startswith("__")}
+    return [_plain_schema(item) for item in schema] if isinstance(schema, list) else schema
+
+
+def plain_text(value: str | None, limit: int = 200) -> str | None:
+    """Text from outside as printable, valid UTF-8: what is not printable is escaped; null for nothing."""
+    if not value:
+        return None
+    shown = value[:limit]
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in shown)
 
 
 def alert_id(provenance_id: str, measurement_id: uuid.UUID) -> uuid.UUID:
@@ -76,6 +107,8 @@ def build_packet(
     earlier: Sequence[Row] = (),
     forced: Sequence[Row] = (),
     limits: Sequence[Row] = (),
+    cross_matches: Sequence[Row] | None = None,
+    identification: Row | None = None,
     stamps: tuple[bytes, bytes, bytes] | None = None,
 ) -> bytes:
     """One alert as Avro bytes.
@@ -90,16 +123,20 @@ def build_packet(
         Columns of `ForcedPhotometryRow`.
     limits : sequence of mapping
         ``exposure, ccd, mjd_mid, filter, limiting_magnitude`` of images without a detection.
+    cross_matches : sequence of mapping, optional
+        Columns of `CrossMatchRow`; None where no catalogue was asked.
+    identification : mapping, optional
+        Columns of `IdentificationRow`.
     stamps : tuple of bytes, optional
         FITS stamps of difference, new image and reference.
     """
-    import fastavro
-
     difference, science, template = stamps or (None, None, None)
     record = {
         "alertId": str(alert_id(context.provenance_id, source["id"])),
+        "diaSourceId": str(source["id"]),
         "instrument": context.instrument,
-        "target_name": context.target or None,
+        "observation_reason": plain_text(context.project),
+        "target_name": plain_text(context.target),
         "isTest": context.is_test,
         "softwareVersion": context.software_version,
         "provenanceId": context.provenance_id,
@@ -108,13 +145,21 @@ def build_packet(
         "prvDiaSources": [source_record(row) for row in earlier] or None,
         "prvDiaForcedSources": [forced_record(row) for row in forced] or None,
         "prvDiaNonDetectionLimits": [limit_record(row) for row in limits] or None,
-        "diaObject": object_record(target),
+        "diaObject": object_record(target, cross_matches),
+        "ssSource": None if identification is None else moving_record(identification),
         "cutoutDifference": difference,
         "cutoutScience": science,
         "cutoutTemplate": template,
     }
+    return written(record, SCHEMA_NAME)
+
+
+def written(record: Record, schema: str) -> bytes:
+    """A record as one Avro datum; a field that the schema does not know, or one without value, is an error."""
+    import fastavro
+
     buffer = io.BytesIO()
-    fastavro.schemaless_writer(buffer, alert_schema(), record, strict=True)
+    fastavro.schemaless_writer(buffer, alert_schema(schema), record, strict=True)
     return buffer.getvalue()
 
 
@@ -136,7 +181,7 @@ def source_record(row: Row) -> Record:
         "xErr": row["x_err"],
         "y": row["y"],
         "yErr": row["y_err"],
-        "band": row["filter"],
+        "band": plain_text(row["filter"]),
         "psfFlux": row["flux_njy"],
         "psfFluxErr": row["flux_njy_err"],
         "psfChi2": row["chi2"],
@@ -148,14 +193,14 @@ def source_record(row: Row) -> Record:
         "isNegative": row["flux_njy"] < 0,
         "reliability": row["score"],
         "rbcut": row["score_cut"],
-        "rbtype": row["score_algorithm"],
+        "rbtype": plain_text(row["score_algorithm"]),
         "provenanceId": row["provenance_id"],
     }
     return record | {field: row["diagnostics"].get(name) for name, field in _DIAGNOSTICS.items()}
 
 
-def object_record(row: Row) -> Record:
-    """``diaObject`` of an object."""
+def object_record(row: Row, cross_matches: Sequence[Row] | None = None) -> Record:
+    """``diaObject`` of an object and the catalogue sources near it."""
     return {
         "diaObjectId": str(row["id"]),
         "name": row["name"],
@@ -163,10 +208,39 @@ def object_record(row: Row) -> Record:
         "raErr": row["mean_ra_err"],
         "dec": row["mean_dec"],
         "decErr": row["mean_dec_err"],
-        "ra_dec_Cov": None,
+        "ra_dec_Cov": row.get("mean_ra_dec_cov"),
         "nDiaSources": row["n_detections"],
         "firstDiaSourceMjdTai": mjd_tai(row["first_mjd"]),
         "lastDiaSourceMjdTai": mjd_tai(row["last_mjd"]),
+        "crossMatches": None if cross_matches is None else [match_record(match) for match in cross_matches],
+    }
+
+
+def match_record(row: Row) -> Record:
+    """``crossMatch`` of a catalogue source near an object."""
+    return {
+        "kind": row["kind"],
+        "rank": row["rank"],
+        "catalog": plain_text(row["catalog"]) or "",
+        "name": plain_text(row["name"]),
+        "ra": row["ra"],
+        "dec": row["dec"],
+        "separation": row["separation_arcsec"],
+        "mag": row["mag"],
+        "starScore": row["star_score"],
+    }
+
+
+def moving_record(row: Row) -> Record:
+    """``ssSource`` of an identified measurement."""
+    return {
+        "designation": plain_text(row["name"]) or "",
+        "kind": row["kind"],
+        "catalog": plain_text(row["catalog"]) or "",
+        "ephRa": row["ra"],
+        "ephDec": row["dec"],
+        "ephOffset": row["separation_arcsec"],
+        "ephVmag": row["mag"],
     }
 
 
@@ -180,9 +254,10 @@ def forced_record(row: Row) -> Record:
         "midpointMjdTai": mjd_tai(row["mjd_mid"]),
         "ra": row["ra"],
         "dec": row["dec"],
-        "band": row["filter"],
+        "band": plain_text(row["filter"]),
         "psfFlux": row["flux_njy"],
         "psfFluxErr": row["flux_njy_err"],
+        "fluxZeroPoint": NJY_ZERO_POINT,
         "pixelFlags": row["image_flags"],
     }
 
@@ -194,7 +269,7 @@ def limit_record(row: Row) -> Record:
         "visit": row["exposure"],
         "detector": row["ccd"],
         "midpointMjdTai": mjd_tai(row["mjd_mid"]),
-        "band": row["filter"],
+        "band": plain_text(row["filter"]) or "",
         "limitingMag": limit,
         "diaNoise": 10.0 ** (-0.4 * (limit - NJY_ZERO_POINT)) / 5.0,
     }
@@ -208,65 +283,3 @@ def mjd_tai(mjd_utc: float) -> float:
     # Day and fraction apart: a single number keeps a microsecond, the sum of two a nanosecond.
     day = np.floor(mjd_utc)
     return float(Time(day, mjd_utc - day, format="mjd", scale="utc").tai.mjd)
-
-
-def fits_stamp(pixels: NDArray[np.float32], cards: Mapping[str, str | float]) -> bytes:
-    """The smallest valid FITS file of a 2-D float image (FITS standard 4.0, section 4)."""
-    ny, nx = pixels.shape
-    header = [_card("SIMPLE", "T"), _card("BITPIX", "-32"), _card("NAXIS", "2")]
-    header += [_card("NAXIS1", str(nx)), _card("NAXIS2", str(ny))]
-    for keyword, value in cards.items():
-        header.append(_card(keyword, f"'{value:<8}'" if isinstance(value, str) else f"{value:.15E}"))
-    text = _padded("".join([*header, f"{'END':<80}"]).encode("ascii"), b" ")
-    return text + _padded(pixels.astype(">f4").tobytes(), b"\0")
-
-
-def _card(keyword: str, value: str) -> str:
-    text = f"{value:<20}" if value.startswith("'") else f"{value:>20}"
-    return f"{keyword:<8}= {text}".ljust(80)
-
-
-def _padded(block: bytes, filler: bytes) -> bytes:
-    return block + filler * (-len(block) % 2880)
-
-
-def stamp_wcs(wcs: "WCS", x: NDArray[np.float64], y: NDArray[np.float64], corner: NDArray[np.int32]) -> list[Record]:
-    """WCS cards of stamps: the tangent plane at each source, linear within the stamp.
-
-    Parameters
-    ----------
-    x, y : ndarray, shape (n,)
-        Sources in the image [pixel].
-    corner : ndarray of int, shape (n, 2)
-        (x, y) of the first pixel of each stamp.
-    """
-    if len(x) == 0:
-        return []
-    step = 5.0
-    ra, dec = wcs.all_pix2world(x, y, 0)
-    matrix = np.empty((len(x), 2, 2))
-    for axis, (dx, dy) in enumerate([(step, 0.0), (0.0, step)]):
-        ahead = wcs.all_pix2world(x + dx, y + dy, 0)
-        behind = wcs.all_pix2world(x - dx, y - dy, 0)
-        width = _tangent_plane(ahead[0], ahead[1], ra, dec) - _tangent_plane(behind[0], behind[1], ra, dec)
-        matrix[:, :, axis] = width / (2 * step)
-    return [
-        {
-            "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CUNIT1": "deg", "CUNIT2": "deg", "RADESYS": "ICRS",
-            "CRVAL1": float(ra[i]), "CRVAL2": float(dec[i]),
-            "CRPIX1": float(x[i] - corner[i, 0] + 1), "CRPIX2": float(y[i] - corner[i, 1] + 1),
-            "CD1_1": float(matrix[i, 0, 0]), "CD1_2": float(matrix[i, 0, 1]),
-            "CD2_1": float(matrix[i, 1, 0]), "CD2_2": float(matrix[i, 1, 1]),
-        }
-        for i in range(len(x))
-    ]  # fmt: skip
-
-
-def _tangent_plane(ra: Any, dec: Any, ra0: Any, dec0: Any) -> NDArray[np.float64]:
-    """Gnomonic coordinates [deg] around (ra0, dec0), shape (n, 2)."""
-    alpha, delta, delta0 = np.deg2rad(ra - ra0), np.deg2rad(dec), np.deg2rad(dec0)
-    cosine = np.sin(delta0) * np.sin(delta) + np.cos(delta0) * np.cos(delta) * np.cos(alpha)
-    xi = np.cos(delta) * np.sin(alpha) / cosine
-    eta = (np.cos(delta0) * np.sin(delta) - np.sin(delta0) * np.cos(delta) * np.cos(alpha)) / cosine
-    plane: NDArray[np.float64] = np.rad2deg(np.column_stack([xi, eta]))
-    return plane

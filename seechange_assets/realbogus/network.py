@@ -1,11 +1,13 @@
-"""A small convolutional network in numpy: what it sees, and its forward pass.
+"""Small networks in numpy: what they see, and their forward passes.
 
-Three 3x3 convolutions with ReLU and 2x2 maxima, one hidden layer joined by measured features.
+The convolutional one: three 3x3 convolutions with ReLU and 2x2 maxima, one hidden layer joined by
+measured features. The tabular one: two hidden layers on those features alone.
 Trained with torch (`realbogus.train`); evaluating in numpy gives the same numbers without the two
 seconds that importing torch costs every process.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.resources import files
 
@@ -16,6 +18,7 @@ from seechange_assets.products import Cutouts, Measurements
 
 FloatArray = NDArray[np.float32]
 
+PACKAGE = "seechange_assets.realbogus"
 VIEW_PX = 33  # side of the stamps' centre that the network sees
 CHUNK = 64
 MAD_TO_SIGMA = 1.4826
@@ -70,7 +73,7 @@ def _features(measurements: Measurements) -> FloatArray:
     """Measured values on scales of order one; what was not measured is 0."""
     table = measurements.table
     sign = np.where(np.asarray(table["score"]) < 0, -1.0, 1.0)
-    # A vanished source is a positive one here; its negative fractions are infinite by definition.
+    # A vanished source is a positive one here. Ratios to nothing (all pixels around it flagged) count as not measured.
     values = {name: np.asarray(table[name], np.float64) for name in FEATURES} | {"snr": np.asarray(table["snr"]) * sign}
     columns = [np.arcsinh(np.nan_to_num(values[name], posinf=0.0, neginf=0.0)) for name in FEATURES]
     return np.stack(columns, axis=1).astype(np.float32) if len(table) else np.zeros((0, len(FEATURES)), np.float32)
@@ -79,27 +82,46 @@ def _features(measurements: Measurements) -> FloatArray:
 @cache
 def load_weights(name: str) -> Mapping[str, FloatArray]:
     """Weights shipped with the package, by the name of the algorithm (numpy archive, no pickle)."""
-    with files("seechange_assets.realbogus").joinpath(f"{name}.npz").open("rb") as stream:
+    with files(PACKAGE).joinpath(f"{name}.npz").open("rb") as stream:
         archive = np.load(stream, allow_pickle=False)
         return {key: np.array(archive[key], np.float32) for key in archive.files}
 
 
-def evaluate(weights: Mapping[str, FloatArray], stamps: FloatArray, features: FloatArray) -> NDArray[np.float64]:
-    """Probability of being real, ``(n,)``.
+@cache
+def weights_digest(name: str) -> str:
+    """First 16 digits of the SHA-256 of the weights' file: it belongs to the recipe of every score."""
+    return hashlib.sha256(files(PACKAGE).joinpath(f"{name}.npz").read_bytes()).hexdigest()[:16]
 
-    Works on blocks of a fixed number of rows, the last one filled up, so that a score does not depend on
-    how many others are scored with it.
-    """
-    n = len(stamps)
+
+def evaluate(weights: Mapping[str, FloatArray], stamps: FloatArray, features: FloatArray) -> NDArray[np.float64]:
+    """Probability of being real, ``(n,)``, of stamps and features by the convolutional network."""
+    return _in_blocks(lambda *block: _forward(weights, *block), stamps, features)
+
+
+def evaluate_features(weights: Mapping[str, FloatArray], features: FloatArray) -> NDArray[np.float64]:
+    """Probability of being real, ``(n,)``, by the tabular network."""
+    return _in_blocks(lambda block: _forward_features(weights, block), features)
+
+
+def _in_blocks(function: Callable[..., NDArray[np.float64]], *arrays: FloatArray) -> NDArray[np.float64]:
+    """Blocks of a fixed number of rows, the last one filled up: a score does not depend on its company."""
+    n = len(arrays[0])
     scores = np.empty(n)
     for first in range(0, n, CHUNK):
         part = slice(first, min(first + CHUNK, n))
         count = part.stop - first
-        block = np.zeros((CHUNK, *stamps.shape[1:]), np.float32)
-        extra = np.zeros((CHUNK, features.shape[1]), np.float32)
-        block[:count], extra[:count] = stamps[part], features[part]
-        scores[part] = _forward(weights, block, extra)[:count]
+        blocks = [np.zeros((CHUNK, *array.shape[1:]), np.float32) for array in arrays]
+        for block, array in zip(blocks, arrays, strict=True):
+            block[:count] = array[part]
+        scores[part] = function(*blocks)[:count]
     return scores
+
+
+def _forward_features(weights: Mapping[str, FloatArray], features: FloatArray) -> NDArray[np.float64]:
+    hidden = (features - weights["features.mean"]) / weights["features.scale"]
+    for layer in ("first", "hidden"):
+        hidden = np.maximum(hidden @ weights[f"{layer}.weight"].T + weights[f"{layer}.bias"], 0)
+    return _probability(weights, hidden)
 
 
 def _forward(weights: Mapping[str, FloatArray], block: FloatArray, features: FloatArray) -> NDArray[np.float64]:
@@ -110,6 +132,10 @@ def _forward(weights: Mapping[str, FloatArray], block: FloatArray, features: Flo
     # The hidden layer was trained on channel-first maps.
     joined = np.concatenate([maps.transpose(0, 3, 1, 2).reshape(len(maps), -1), scaled], axis=1)
     hidden = np.maximum(joined @ weights["hidden.weight"].T + weights["hidden.bias"], 0)
+    return _probability(weights, hidden)
+
+
+def _probability(weights: Mapping[str, FloatArray], hidden: FloatArray) -> NDArray[np.float64]:
     logit = (hidden @ weights["output.weight"].T + weights["output.bias"])[:, 0].astype(np.float64)
     return 1 / (1 + np.exp(-np.clip(logit, -60, 60)))
 

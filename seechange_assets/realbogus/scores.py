@@ -19,10 +19,11 @@ def score(cutouts: Cutouts, measurements: Measurements, *, algorithm: str = "cnn
     cutouts, measurements
         Of the same detections; row ``detection`` of the measurements names the stamp.
     algorithm : str
-        ``cnn-1`` (a small network on the three stamps and ten measured values, see `realbogus.train`), or for
-        tests ``random`` (uniform, fixed seed) and ``allperfect`` (always 1).
+        ``cnn-1`` (a small network on the three stamps and ten measured values), ``tabular-1`` (on the measured
+        values alone), or for tests ``random`` (uniform, fixed seed) and ``allperfect`` (always 1).
     cut : float
-        From this score on a row is real. For ``cnn-1`` see the table of `realbogus.train`.
+        From this score on a row is real. What either network misses and lets pass stands in the ``.yaml``
+        beside its weights.
 
     Returns
     -------
@@ -52,6 +53,14 @@ def _cnn_1(cutouts: Cutouts, measurements: Measurements) -> NDArray[np.float64]:
     return evaluate(load_weights("cnn-1"), *network_input(cutouts, measurements))
 
 
+def _tabular_1(cutouts: Cutouts, measurements: Measurements) -> NDArray[np.float64]:
+    from seechange_assets.realbogus.network import evaluate_features, load_weights, network_input
+
+    if len(measurements.table) == 0:
+        return np.empty(0)
+    return evaluate_features(load_weights("tabular-1"), network_input(cutouts, measurements)[1])
+
+
 def _random(_: Cutouts, measurements: Measurements) -> NDArray[np.float64]:
     return np.random.default_rng(0).random(len(measurements.table))
 
@@ -60,4 +69,11 @@ def _allperfect(_: Cutouts, measurements: Measurements) -> NDArray[np.float64]:
     return np.ones(len(measurements.table))
 
 
-ALGORITHMS: dict[str, ScoreFunction] = {"cnn-1": _cnn_1, "random": _random, "allperfect": _allperfect}
+ALGORITHMS: dict[str, ScoreFunction] = {
+    "cnn-1": _cnn_1,
+    "tabular-1": _tabular_1,
+    "random": _random,
+    "allperfect": _allperfect,
+}
+#: Algorithms whose weights lie beside this module.
+LEARNED = ("cnn-1", "tabular-1")

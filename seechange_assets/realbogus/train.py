@@ -1,21 +1,26 @@
-"""Train the real/bogus network on simulated triplets: ``python -m seechange_assets.realbogus.train``.
+"""Train the real/bogus classifiers on simulated triplets: ``python -m seechange_assets.realbogus.train``.
 
-Writes ``cnn-1.npz`` beside this module (about 100 kB) and prints, on triplets of another seed, the
-fraction of each kind of real that is missed at 1 percent false positives, and the false positives
-of each kind of bogus. Seeded: the same versions on one thread give the same weights.
+Writes ``cnn-1`` and ``tabular-1`` beside this module: the weights (``.npz``) and, measured on mosaics of
+another seed, the operating point and the rates of each kind (``.yaml``). Seeded: the same versions of the
+libraries give the same files, however many processes simulate.
 """
 
 import argparse
 import sys
 import time
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seechange_assets.realbogus.network import FEATURES, VIEW_PX, evaluate, network_input
-from seechange_assets.realbogus.stamps import KINDS, REAL_KINDS, simulate
+from seechange_assets.realbogus.network import FEATURES, VIEW_PX, evaluate, evaluate_features, network_input
+from seechange_assets.realbogus.painters import KINDS, REAL_KINDS
+from seechange_assets.realbogus.stamps import simulate
 
 if TYPE_CHECKING:
     import torch
@@ -23,25 +28,32 @@ if TYPE_CHECKING:
 SEED = 20261122
 CHANNELS = (12, 24, 32)
 HIDDEN = 32
+#: Fraction of the artefacts that may pass at the operating point.
+FALSE_POSITIVES = 0.01
+SNR_BINS = ((5, 5.5), (5.5, 6), (6, 8), (8, 15), (15, 1000))
+
+Sample = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]
 
 
-def sample(
-    seed: int, n: int, *, fwhm_px: float | None = None, kinds: tuple[str, ...] = KINDS
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], NDArray]:
-    """At least `n` examples: stamps, features, kinds, S/N."""
-    rng = np.random.default_rng(seed)
-    parts, count = [], 0
-    while count < n:
-        batch = simulate(rng, fwhm_px=fwhm_px, kinds=kinds)
-        parts.append(
-            (*network_input(batch.cutouts, batch.measurements), batch.kind, np.abs(batch.measurements.table["score"]))
-        )
-        count += len(batch.kind)
+def sample(seed: int, n_mosaics: int, *, workers: int = 1) -> Sample:
+    """Stamps, features, kinds and S/N of about 70 examples per mosaic; each mosaic has a generator of its own."""
+    job = partial(_mosaic, seed)
+    if workers == 1:
+        parts = [job(number) for number in range(n_mosaics)]
+    else:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            parts = list(pool.map(job, range(n_mosaics), chunksize=4))
     return tuple(np.concatenate(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
 
 
+def _mosaic(seed: int, number: int) -> Sample:
+    batch = simulate(np.random.default_rng([seed, number]))
+    snr = np.abs(np.asarray(batch.measurements.table["score"], np.float64))
+    return *network_input(batch.cutouts, batch.measurements), batch.kind, snr
+
+
 def build(mean: NDArray[np.float32], scale: NDArray[np.float32]) -> "torch.nn.Module":
-    """The network in torch, with the names of the layers that `network.evaluate` reads."""
+    """The convolutional network in torch, with the names of the layers that `network.evaluate` reads."""
     import torch
     from torch import nn
 
@@ -70,21 +82,44 @@ def build(mean: NDArray[np.float32], scale: NDArray[np.float32]) -> "torch.nn.Mo
     return Network()
 
 
+def build_tabular(mean: NDArray[np.float32], scale: NDArray[np.float32]) -> "torch.nn.Module":
+    """Two hidden layers on the measured features alone, for `network.evaluate_features`."""
+    import torch
+    from torch import nn
+
+    class Network(nn.Module):
+        mean: torch.Tensor
+        scale: torch.Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(len(FEATURES), HIDDEN)
+            self.hidden = nn.Linear(HIDDEN, HIDDEN)
+            self.output = nn.Linear(HIDDEN, 1)
+            self.register_buffer("mean", torch.from_numpy(mean))
+            self.register_buffer("scale", torch.from_numpy(scale))
+
+        def forward(self, _: "torch.Tensor", features: "torch.Tensor") -> "torch.Tensor":
+            hidden = torch.relu(self.first((features - self.mean) / self.scale))
+            return self.output(torch.relu(self.hidden(hidden)))[:, 0]
+
+    return Network()
+
+
 def exported(network: "torch.nn.Module") -> dict[str, NDArray[np.float32]]:
-    """Weights by the names that `network.evaluate` reads."""
+    """Weights by the names that `network` reads."""
     values = {key: value.detach().numpy().astype(np.float32) for key, value in network.state_dict().items()}
     values["features.mean"], values["features.scale"] = values.pop("mean"), values.pop("scale")
     return values
 
 
-def train(stamps: NDArray, features: NDArray, is_real: NDArray, *, epochs: int, seed: int = SEED) -> "torch.nn.Module":
-    """Adam with a one-cycle learning rate; each example turned and mirrored at random in each epoch."""
+def train(
+    network: "torch.nn.Module", stamps: NDArray, features: NDArray, is_real: NDArray, *, epochs: int, seed: int = SEED
+) -> "torch.nn.Module":
+    """AdamW with a one-cycle learning rate; each batch turned and mirrored at random."""
     import torch
 
-    torch.set_num_threads(1)
-    torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    network = build(features.mean(axis=0), features.std(axis=0) + 1e-3)
     batch = 256
     steps = epochs * (len(stamps) // batch)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-3)
@@ -105,40 +140,70 @@ def train(stamps: NDArray, features: NDArray, is_real: NDArray, *, epochs: int, 
     return network.eval()
 
 
-def report(score: NDArray, kind: NDArray, snr: NDArray, cut: float | None = None) -> list[str]:
-    """What is missed and what passes, per kind and S/N, at `cut` or at 1 percent false positives."""
+def trained(name: str, data: Sample, *, epochs: int) -> dict[str, NDArray[np.float32]]:
+    """Weights of a classifier by its name; on one thread, from fixed initial weights."""
+    import torch
+
+    stamps, features, kind, _ = data
+    torch.set_num_threads(1)
+    torch.manual_seed(SEED)
+    make = build if name == "cnn-1" else build_tabular
+    network = make(features.mean(axis=0), features.std(axis=0) + np.float32(1e-3))
+    return exported(train(network, stamps, features, kind < len(REAL_KINDS), epochs=epochs))
+
+
+def operating_cut(score: NDArray, kind: NDArray, false_positives: float = FALSE_POSITIVES) -> float:
+    """Least cut, in hundredths, at which no more than that fraction of the artefacts passes."""
+    return float(np.ceil(100 * np.quantile(score[kind >= len(REAL_KINDS)], 1 - false_positives)) / 100)
+
+
+def rates(score: NDArray, kind: NDArray, snr: NDArray, cut: float) -> dict[str, Any]:
+    """What is missed and what passes at a cut: overall, by kind, and the reals by S/N; each with its number."""
     real = kind < len(REAL_KINDS)
-    cut = float(np.quantile(score[~real], 0.99)) if cut is None else cut
-    missed, passed = np.mean(score[real] < cut), np.mean(score[~real] >= cut)
-    lines = [f"cut {cut:.3f}: {missed:.2%} of the reals missed, {passed:.2%} false positives"]
-    for k, name in enumerate(KINDS):
-        chosen = score[kind == k]
-        if k < len(REAL_KINDS):
-            lines.append(f"  {name:14s} {np.mean(chosen < cut):7.2%} missed of {chosen.size}")
-        else:
-            lines.append(f"  {name:14s} {np.mean(chosen >= cut):7.2%} passed of {chosen.size}")
-    for low, high in ((4.5, 6), (6, 8), (8, 15), (15, 1000)):
-        chosen = score[real & (snr >= low) & (snr < high)]
-        lines.append(f"  S/N {low:4.1f} to {high:6.1f} {np.mean(chosen < cut):7.2%} missed of {chosen.size}")
-    return lines
+
+    def missed(chosen: NDArray) -> list[float]:
+        return [round(float(np.mean(score[chosen] < cut)), 4) if chosen.any() else 0.0, int(chosen.sum())]
+
+    def passed(chosen: NDArray) -> list[float]:
+        return [round(1 - missed(chosen)[0], 4), int(chosen.sum())]
+
+    return {
+        "cut": cut,
+        "missed": missed(real),
+        "passed": passed(~real),
+        "missed_by_kind": {name: missed(kind == k) for k, name in enumerate(REAL_KINDS)},
+        "passed_by_kind": {name: passed(kind == KINDS.index(name)) for name in KINDS[len(REAL_KINDS) :]},
+        "missed_by_snr": {f"{a:g}-{b:g}": missed(real & (snr >= a) & (snr < b)) for a, b in SNR_BINS},
+    }
+
+
+def scored(name: str, weights: Mapping[str, NDArray[np.float32]], data: Sample) -> NDArray[np.float64]:
+    """Scores of a sample by a classifier."""
+    return evaluate(weights, data[0], data[1]) if name == "cnn-1" else evaluate_features(weights, data[1])
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Simulate, train, save, report."""
+    import yaml
+
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--examples", type=int, default=20000)
-    parser.add_argument("--epochs", type=int, default=11)
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("cnn-1.npz"))
+    parser.add_argument("--mosaics", type=int, default=450)
+    parser.add_argument("--validation-mosaics", type=int, default=150)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--workers", type=int, default=2, help="processes that simulate; the result is the same")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent)
     options = parser.parse_args(arguments)
-    start = time.process_time()
-    stamps, features, kind, _ = sample(SEED, options.examples)
-    sys.stdout.write(f"simulated {len(kind)} in {time.process_time() - start:.0f} core-seconds\n")
-    weights = exported(train(stamps, features, kind < len(REAL_KINDS), epochs=options.epochs))
-    np.savez_compressed(options.output, allow_pickle=False, **weights)
-    sys.stdout.write(f"trained after {time.process_time() - start:.0f} core-seconds\n")
-    stamps, features, kind, snr = sample(SEED + 1, 6000)
-    score = evaluate(weights, stamps, features)
-    sys.stdout.write("\n".join([*report(score, kind, snr), *report(score, kind, snr, 0.5)]) + "\n")
+    start = time.monotonic()
+    data = sample(SEED, options.mosaics, workers=options.workers)
+    validation = sample(SEED + 1, options.validation_mosaics, workers=options.workers)
+    sys.stdout.write(f"simulated {len(data[2])} and {len(validation[2])} in {time.monotonic() - start:.0f} s\n")
+    for name in ("cnn-1", "tabular-1"):
+        weights = trained(name, data, epochs=options.epochs)
+        np.savez_compressed(options.output / f"{name}.npz", allow_pickle=False, **weights)
+        score = scored(name, weights, validation)
+        report = yaml.safe_dump(rates(score, *validation[2:], operating_cut(score, validation[2])), sort_keys=False)
+        (options.output / f"{name}.yaml").write_text(report)
+        sys.stdout.write(f"{name} after {time.monotonic() - start:.0f} s\n{report}")
     return 0
 
 

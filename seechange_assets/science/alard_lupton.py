@@ -128,7 +128,7 @@ def _equations(sums: StampSums, basis: Basis, degree: int, shape: tuple[int, int
     blocks = blocks.reshape(terms.shape[1], terms.shape[1], n_components, n_components)
     return Equations(
         blocks.transpose(2, 0, 3, 1).reshape(n_unknowns, n_unknowns),
-        np.kron(_overlap(basis), (terms.T * sums.dilution) @ terms),
+        np.asarray(np.kron(_overlap(basis), (terms.T * sums.dilution) @ terms), np.float64),
         (sums.vector.T @ terms).ravel(),
         float(sums.square.sum()),
     )

@@ -8,7 +8,6 @@ know, subtract properly (`science.zogy`), and give the score the noise it really
 from dataclasses import replace
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from seechange_assets.errors import ReferenceUnusable
@@ -27,12 +26,13 @@ from seechange_assets.products import (
     wcs_from_text,
 )
 from seechange_assets.science.alignment import Alignment, align
-from seechange_assets.science.background import level_map, rms_map
+from seechange_assets.science.background import level_map
 from seechange_assets.science.inpaint import grow_flags, inpaint
 from seechange_assets.science.matched_psf import difference_psf_model, psf_pairs, stamp_size
 from seechange_assets.science.matching_kernel import ImagePair
 from seechange_assets.science.noise import variance_map
-from seechange_assets.science.star_match import MIN_STARS, FluxScale, flux_scale
+from seechange_assets.science.score_calibration import SAMPLING, SKY_BOX_PX, calibrated, mesh, rendered
+from seechange_assets.science.star_match import MIN_STARS, FluxScale, flux_scale, psf_flux_error
 from seechange_assets.science.subtraction_checks import check_inputs, check_overlap
 from seechange_assets.science.subtraction_methods import check_method, subtract_pair
 from seechange_assets.science.warp import warp_image
@@ -41,10 +41,6 @@ from seechange_assets.science.zogy import Subtraction
 Pixels = NDArray[np.intp]
 
 _MIN_MARGIN_PX = 32
-_SAMPLING = 4  # every fourth pixel per axis is enough for a robust scatter, and nearly independent
-_SKY_BOX_PX = 64 * _SAMPLING
-_NORM_BOX_PX = 128 * _SAMPLING
-_MIN_SAMPLES = 100
 _BRIGHT_SNR = (100.0, 30.0)  # of the stars that show the error of the PSFs: the second where the first finds too few
 _MIN_BRIGHT = 4
 _STAR_SCORE = 0.5
@@ -113,7 +109,8 @@ def subtract(
         match_radius_arcsec=match_radius_arcsec,
         min_stars_linear=min_stars_linear,
     )
-    scale = flux_scale(psf, reference.psf, *_common_stars(sources, reference.sources, alignment))
+    stars = _common_stars(sources, reference.sources, alignment)
+    scale = flux_scale(psf, reference.psf, *stars)
     if scale is None:
         scale = FluxScale(10 ** (0.4 * (zp.zp - reference.zp.zp)), np.nan, np.nan, 0)
     # The PSFs below have sum 1 on their stamps: the scale is that of the light on the stamps.
@@ -131,14 +128,13 @@ def subtract(
     if scale.n_stars < _FEW_STARS and np.isfinite(scale.scatter):
         error = max(error, scale.scatter)  # too few residuals to judge by: no star is subtracted better than it repeats
     sky_variances = _sky_variances(pair)
-    maps = _calibrated(raw, pair, flags, alignment, error, psf.enclosed)
+    registration_px = alignment.noise_px if np.isfinite(alignment.noise_px) else 0.0
+    maps = calibrated(raw, pair, flags, registration_px, error, psf.enclosed)
     return Difference(
         info=image.info,
         **maps,
         flags=flags,
-        psf=replace(
-            difference_psf_model(psf, kernels, sky_variances, image.data.shape, size), enclosed=psf.enclosed
-        ),
+        psf=replace(difference_psf_model(psf, kernels, sky_variances, image.data.shape, size), enclosed=psf.enclosed),
         wcs=wcs,
         zp=zp.zp,
         zp_err=zp.zp_err,
@@ -150,6 +146,7 @@ def subtract(
         n_alignment_stars=alignment.n_stars,
         alignment_rms_px=alignment.rms_px,
         masked_fraction=float(np.mean(flags != 0)),
+        psf_flux_error=psf_flux_error(psf, reference.psf, *stars),
     )
 
 
@@ -175,8 +172,8 @@ def _common_places(sources: Sources, alignment: Alignment) -> NDArray[np.float64
 
 def _median_error(flux_err: FloatImage, flags: FlagImage) -> float:
     """Typical error of a PSF flux on unflagged pixels; NaN where there are none."""
-    usable = flags[::_SAMPLING, ::_SAMPLING] == 0
-    return float(np.median(flux_err[::_SAMPLING, ::_SAMPLING][usable])) if usable.any() else float("nan")
+    usable = flags[::SAMPLING, ::SAMPLING] == 0
+    return float(np.median(flux_err[::SAMPLING, ::SAMPLING][usable])) if usable.any() else float("nan")
 
 
 def _check_scale(scale: FluxScale, image: Image) -> None:
@@ -226,22 +223,22 @@ def _common_grid(
 
 def _finite_variance(variance: FloatImage, flags: FlagImage) -> FloatImage:
     """The variance with unknown values replaced by the typical one."""
-    known = variance[::_SAMPLING, ::_SAMPLING]
+    known = variance[::SAMPLING, ::SAMPLING]
     typical = np.float32(np.median(known[np.isfinite(known)])) if np.isfinite(known).any() else np.float32(1)
     variance[~np.isfinite(variance) | (flags != 0)] = typical
     return variance
 
 
 def _sky_variances(pair: ImagePair) -> tuple[float, float]:
-    cut = np.s_[::_SAMPLING, ::_SAMPLING]
+    cut = np.s_[::SAMPLING, ::SAMPLING]
     return float(np.median(pair.new_variance[cut])), float(np.median(pair.reference_variance[cut]))
 
 
 def _residual_sky(difference: FloatImage, flags: FlagImage) -> FloatImage:
     """Smooth level that is left in the plain difference: medians of boxes, interpolated."""
-    cut = np.s_[::_SAMPLING, ::_SAMPLING]
-    center, _ = _mesh(difference[cut], flags[cut] == 0, _SKY_BOX_PX // _SAMPLING)
-    return _rendered(center, difference.shape, _SKY_BOX_PX)
+    cut = np.s_[::SAMPLING, ::SAMPLING]
+    center, _ = mesh(difference[cut], flags[cut] == 0, SKY_BOX_PX // SAMPLING)
+    return rendered(center, difference.shape, SKY_BOX_PX)
 
 
 def _grown(flags: FlagImage, radius: int) -> FlagImage:
@@ -287,105 +284,3 @@ def _registration_variance(raw: Subtraction, y: Pixels, x: Pixels, noise_px: flo
     slope_x = (static(y, x + 1) - static(y, x - 1)) / 2
     slope_y = (static(y + 1, x) - static(y - 1, x)) / 2
     return np.asarray(noise_px**2 * (slope_x**2 + slope_y**2))
-
-
-def _calibrated(
-    raw: Subtraction, pair: ImagePair, flags: FlagImage, alignment: Alignment, error: float, enclosed: float
-) -> dict[str, FloatImage]:
-    """Score with unit noise on blank sky, fluxes of whole stars, and the noise per pixel.
-
-    Theory gives the noise for white input; frames that were resampled before are not white, so the
-    scatter of the score on blank sky, box by box, sets the last few per cent (or more, where they
-    need it). The noise per pixel takes the same factor: it is the noise on the scale of the PSF, so
-    photometry that treats pixels as independent gets the right errors.
-    """
-    noise_px = alignment.noise_px if np.isfinite(alignment.noise_px) else 0.0
-    _level_blank_sky(raw, flags)
-    score, sigma = _score(raw.flux, raw.flux_new, raw.flux_variance, np.float32(noise_px**2), np.float32(error**2))
-    cut = np.s_[::_SAMPLING, ::_SAMPLING]
-    _, spread = _mesh(score[cut], _blank_sky(raw, flags), _NORM_BOX_PX // _SAMPLING)
-    factor = _rendered(spread, score.shape, _NORM_BOX_PX)
-    noise = pair.new_variance
-    noise += pair.reference_variance
-    np.sqrt(noise, out=noise)
-    noise *= factor
-    score /= factor
-    sigma *= factor
-    flux = raw.flux
-    flux /= np.float32(enclosed)
-    sigma /= np.float32(enclosed)
-    maps = {"data": raw.difference, "noise": noise, "score": score, "flux": flux, "flux_err": sigma}
-    unknown = (flags & np.uint16(Flag.OUT_OF_BOUNDS)) != 0
-    for array in maps.values():
-        array[unknown] = np.nan
-    return maps
-
-
-def _blank_sky(raw: Subtraction, flags: FlagImage) -> NDArray[np.bool_]:
-    """Sampled pixels on which neither image has a source of 3 sigma."""
-    cut = np.s_[::_SAMPLING, ::_SAMPLING]
-    limit = 3 * np.sqrt(np.maximum(raw.flux_variance[cut], 0))
-    sky = (flags[cut] == 0) & (raw.flux_new[cut] < limit) & (raw.flux_new[cut] - raw.flux[cut] < limit)
-    return np.asarray(sky)
-
-
-def _level_blank_sky(raw: Subtraction, flags: FlagImage) -> None:
-    """Take out, in place, what sky is left: sources blur the first estimate, here they are known."""
-    cut = np.s_[::_SAMPLING, ::_SAMPLING]
-    blank = _blank_sky(raw, flags)
-    for image in (raw.flux, raw.difference):
-        center, _ = _mesh(image[cut], blank, _SKY_BOX_PX // _SAMPLING)
-        np.subtract(image, _rendered(center, image.shape, _SKY_BOX_PX), out=image)
-
-
-def _mesh(values: FloatImage, usable: NDArray[np.bool_], box: int) -> tuple[FloatImage, FloatImage]:
-    """Median and robust sigma of boxes; boxes without data get the overall value."""
-    ny, nx = values.shape
-    shape = (-(-ny // box), -(-nx // box))
-    center, sigma = np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
-    for i, j in np.ndindex(shape):
-        cut = np.s_[i * box : (i + 1) * box, j * box : (j + 1) * box]
-        center[i, j], sigma[i, j] = _center_and_sigma(values[cut][usable[cut]])
-    if np.isnan(center).any():
-        overall = _center_and_sigma(values[usable])
-        overall = overall if np.isfinite(overall[0]) else (0.0, 1.0)
-        center[np.isnan(center)], sigma[np.isnan(sigma)] = overall
-    return center, sigma
-
-
-def _center_and_sigma(values: NDArray[np.float32]) -> tuple[float, float]:
-    """Median and half the distance of the 15.87 and 84.13 percentiles; NaN for few values."""
-    if values.size < _MIN_SAMPLES:
-        return float("nan"), float("nan")
-    low, middle, high = np.percentile(values, [15.87, 50, 84.13])
-    return float(middle), float((high - low) / 2)
-
-
-def _rendered(mesh: FloatImage, shape: tuple[int, int], box: int) -> FloatImage:
-    """A mesh interpolated bilinearly to all pixels."""
-    return rms_map(Background(mesh, mesh, box, shape, 0.0, 0.0))
-
-
-@njit(cache=True)
-def _score(flux, flux_new, variance, registration, fraction):  # type: ignore[no-untyped-def]
-    """Flux over its noise, and that noise: photon noise, registration (eq. 33) and PSF error.
-
-    The last two follow the static sky, S_R = S_N - S, so they leave a new source its significance.
-    """
-    ny, nx = flux.shape
-    score = np.empty_like(flux)
-    sigma = np.empty_like(flux)
-    half = np.float32(0.5)
-    for y in range(ny):
-        up, down = min(y + 1, ny - 1), max(y - 1, 0)
-        for x in range(nx):
-            right, left = min(x + 1, nx - 1), max(x - 1, 0)
-            slope_x = half * (flux_new[y, right] - flux[y, right] - flux_new[y, left] + flux[y, left])
-            slope_y = half * (flux_new[up, x] - flux[up, x] - flux_new[down, x] + flux[down, x])
-            static = flux_new[y, x] - flux[y, x]
-            # Rounding of the FFT may leave a tiny variance below zero beside a very bright star.
-            total = max(variance[y, x], np.float32(1e-30))
-            total += registration * (slope_x * slope_x + slope_y * slope_y) + fraction * static * static
-            sigma[y, x] = np.sqrt(total)
-            score[y, x] = flux[y, x] / sigma[y, x]
-    return score, sigma

@@ -53,7 +53,8 @@ def gaussian_basis(sharp_px: float, blurred_px: float) -> Basis:
     sigmas = narrow * np.array([1.0, 2.0, 4.0])
     half = min(int(np.ceil(3 * sigmas[-1])), _MAX_HALF_PX)
     u = np.arange(-half, half + 1.0)
-    factors, pairs, group, power = [], [], [], []
+    factors: list[FloatArray] = []
+    pairs, group, power = [], [], []
     for k, (sigma, highest) in enumerate(zip((*sigmas, _SINGLE_PIXEL_PX), BASIS_DEGREES[-1], strict=True)):
         start = len(factors)
         gauss = np.exp(-0.5 * (u / sigma) ** 2)

@@ -25,10 +25,14 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Background-subtracted pixels and sky rms [ADU], usable pixels, gain [e-/ADU], mesh of the background."""
+    """Background-subtracted pixels and sky rms [ADU], usable pixels, gain [e-/ADU], mesh of the background.
+
+    ``weight`` is the inverse of the sky's variance, zero where a pixel is not usable.
+    """
 
     data: FloatImage
     rms: FloatImage
+    weight: FloatImage
     usable: NDArray[np.bool_]
     gain: float
     box_size_px: int
@@ -39,7 +43,9 @@ def sky_free_frame(image: Image, background: Background) -> Frame:
     data = image.data - level_map(background)
     usable = (image.flags == 0) & np.isfinite(data)
     data[~usable] = 0.0
-    return Frame(data, rms_map(background), usable, image.info.gain, background.box_size_px)
+    rms = rms_map(background)
+    weight = np.where(usable, 1.0 / np.square(rms), np.float32(0.0))
+    return Frame(data, rms, weight, usable, image.info.gain, background.box_size_px)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +71,14 @@ class JointPhotometry:
 
 
 def joint_photometry(
-    psf: Psf, frame: Frame, x: FloatArray, y: FloatArray, *, sweeps: int = 3, refine_sky: bool = False
+    psf: Psf,
+    frame: Frame,
+    x: FloatArray,
+    y: FloatArray,
+    *,
+    sweeps: int = 3,
+    refine_sky: bool = False,
+    start: JointPhotometry | None = None,
 ) -> JointPhotometry:
     """PSF fluxes of all sources together, brightest first, each fitted on the image without the others.
 
@@ -73,18 +86,24 @@ def joint_photometry(
     factor whatever its brightness. Sweeps over the sources are a Gauss-Seidel solution of the joint fit.
 
     With ``refine_sky`` the sky is measured again on what the first sweeps leave: the wings of the sources raise the
-    mesh by some hundredths of sigma, which faint fluxes would miss.
+    mesh by some hundredths of sigma, which faint fluxes would miss. ``start`` is the photometry of the first of these
+    sources with the same PSF on the same frame, its sky not refined; the sweeps go on from there.
     """
-    size = native_size(psf)
+    size, n_known = native_size(psf), 0 if start is None else start.flux.size
     center = (np.floor(x + 0.5), np.floor(y + 0.5))
     stamps = np.empty((x.size, size, size), np.float32)
-    for part in chunks(x.size):
+    for part in (slice(n_known + new.start, n_known + new.stop) for new in chunks(x.size - n_known)):
         stamps[part] = unit_stamps(psf, x[part], y[part], size, (center[0][part], center[1][part]))
-    residual = frame.data.copy()
+    residual = frame.data.copy() if start is None else start.residual.copy()
     low_x, low_y = (axis.astype(np.int64) - size // 2 for axis in center)
-    core_px = core_radius_px(psf)
-    flux = np.zeros(x.size)
-    _sweep(flux, residual, frame.rms, frame.usable, stamps, low_x, low_y, core_px, sweeps)
+    spans = core_spans(psf)
+    if start is not None:
+        stamps[:n_known] = start.stamps
+    information = _information(frame.weight, stamps, low_x, low_y, spans)
+    flux = 0.0 * information
+    if start is not None:
+        flux[:n_known] = start.flux
+    _sweep(flux, information, residual, frame.weight, stamps, low_x, low_y, spans, sweeps)
     data = frame.data
     if refine_sky:
         sky = level_map(
@@ -93,10 +112,8 @@ def joint_photometry(
         )  # fmt: skip
         residual -= sky
         data = data - sky
-        _sweep(flux, residual, frame.rms, frame.usable, stamps, low_x, low_y, core_px, sweeps)
-    flux_err, chi2, misfit = _errors(
-        data, residual, frame.rms, frame.usable, frame.gain, stamps, low_x, low_y, flux, core_px
-    )
+        _sweep(flux, information, residual, frame.weight, stamps, low_x, low_y, spans, sweeps)
+    flux_err, chi2, misfit = _errors(data, residual, frame.weight, frame.gain, stamps, low_x, low_y, flux, spans)
     return JointPhotometry(flux, flux_err, chi2, misfit, stamps, residual)
 
 
@@ -105,84 +122,113 @@ def core_radius_px(psf: Psf) -> float:
     return max(CORE_FWHM * psf.fwhm_px, MIN_CORE_PX)
 
 
+def core_spans(psf: Psf) -> NDArray[np.int64]:
+    """Half width [pixel] of the core in each row of a stamp, -1 where the row misses it."""
+    size = native_size(psf)
+    room = np.floor(core_radius_px(psf) ** 2 - (np.arange(size) - size // 2.0) ** 2)
+    half = np.minimum(np.floor(np.sqrt(np.maximum(room, 0.0))), size // 2)
+    return np.where(room >= 0.0, half, -1.0).astype(np.int64)
+
+
 @numba.njit(cache=True)
-def _sweep(flux, residual, rms, usable, stamps, low_x, low_y, core_px, sweeps):  # type: ignore[no-untyped-def]
-    """Gauss-Seidel steps of `flux` and `residual`, both in place; flux is NaN where too little of the PSF is usable."""
+def _sweep(flux, information, residual, weight, stamps, low_x, low_y, spans, sweeps):  # type: ignore[no-untyped-def]
+    """Gauss-Seidel steps of `flux` and `residual`, both in place; sources of unknown information stay out."""
     n, size, _ = stamps.shape
-    whole = np.zeros(n)
-    for s in range(n):
-        for j, i in np.ndindex(size, size):
-            if _in_core(j, i, size, core_px):
-                whole[s] += stamps[s, j, i] ** 2
     for _ in range(sweeps):
         for s in range(n):
-            top, bottom, left = core_sums(residual, rms, usable, stamps[s], low_x[s], low_y[s], core_px)
-            if bottom <= 0.0 or left < MIN_WEIGHT_FRACTION * whole[s]:
-                flux[s] = np.nan
+            if np.isnan(information[s]):
                 continue
-            step = top / bottom
-            if abs(step) < NEGLIGIBLE_STEP / np.sqrt(bottom):
+            step = np.float32(core_light(residual, weight, stamps[s], low_x[s], low_y[s], spans) / information[s])
+            if abs(step) < NEGLIGIBLE_STEP / np.sqrt(information[s]):
                 continue
             flux[s] += step
+            first, after = max(0, -low_x[s]), min(size, residual.shape[1] - low_x[s])
             for j in range(max(0, -low_y[s]), min(size, residual.shape[0] - low_y[s])):
-                for i in range(max(0, -low_x[s]), min(size, residual.shape[1] - low_x[s])):
-                    residual[low_y[s] + j, low_x[s] + i] -= step * stamps[s, j, i]
+                line, entries = residual[low_y[s] + j, low_x[s] + first :], stamps[s, j, first:]
+                for i in range(after - first):
+                    line[i] -= step * entries[i]
 
 
 @numba.njit(cache=True)
-def _in_core(j, i, size, core_px):  # type: ignore[no-untyped-def]
-    return (j - size // 2) ** 2 + (i - size // 2) ** 2 <= core_px * core_px
+def _information(weight, stamps, low_x, low_y, spans):  # type: ignore[no-untyped-def]
+    """Inverse variance of each flux in the noise of the sky; NaN where too little of the PSF is usable."""
+    result = np.full(len(stamps), np.nan)
+    for s in range(len(stamps)):
+        information, share = core_information(weight, stamps[s], low_x[s], low_y[s], spans)
+        if information > 0.0 and share >= MIN_WEIGHT_FRACTION:
+            result[s] = information
+    return result
 
 
-@numba.njit(cache=True)
-def _core_range(size, core_px):  # type: ignore[no-untyped-def]
-    """First row or column of the core, and the one after the last."""
-    reach = min(int(core_px), size // 2)
-    return size // 2 - reach, size // 2 + reach + 1
+# Sums in any order let the processor add several pixels at a time, here and below.
+@numba.njit(cache=True, fastmath={"reassoc", "nsz"})
+def core_light(residual, weight, stamp, low_x, low_y, spans):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    """Sum of psf * residual / rms² over the usable core."""
+    middle = stamp.shape[0] // 2
+    total = 0.0
+    for j in range(max(0, -low_y), min(stamp.shape[0], residual.shape[0] - low_y)):
+        first = max(middle - spans[j], -low_x)
+        width = min(middle + spans[j] + 1, residual.shape[1] - low_x) - first
+        if width > 0:
+            line, weights = residual[low_y + j, low_x + first :], weight[low_y + j, low_x + first :]
+            entries = stamp[j, first:]
+            for i in range(width):
+                total += weights[i] * entries[i] * line[i]
+    return total
 
 
-@numba.njit(cache=True)
-def core_sums(residual, rms, usable, stamp, low_x, low_y, core_px):  # type: ignore[no-untyped-def]  # noqa: ANN201
-    """Sums over the usable core: psf * residual / rms², psf² / rms², psf²."""
-    size = stamp.shape[0]
-    first, last = _core_range(size, core_px)
-    top = bottom = left = 0.0
-    for j in range(max(first, -low_y), min(last, residual.shape[0] - low_y)):
-        for i in range(max(first, -low_x), min(last, residual.shape[1] - low_x)):
-            row, column = low_y + j, low_x + i
-            if usable[row, column] and _in_core(j, i, size, core_px):
-                p = stamp[j, i]
-                weight = p / (rms[row, column] * rms[row, column])
-                top += weight * residual[row, column]
-                bottom += weight * p
-                left += p * p
-    return top, bottom, left
+@numba.njit(cache=True, fastmath={"reassoc", "nsz"})
+def core_information(weight, stamp, low_x, low_y, spans):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    """Sum of psf² / rms² over the usable core, and the share of the core's psf² that is usable."""
+    middle = stamp.shape[0] // 2
+    information = usable = whole = 0.0
+    for j in range(stamp.shape[0]):
+        for i in range(middle - spans[j], middle + spans[j] + 1):
+            whole += stamp[j, i] * stamp[j, i]
+        if low_y + j < 0 or low_y + j >= weight.shape[0]:
+            continue
+        first = max(middle - spans[j], -low_x)
+        width = min(middle + spans[j] + 1, weight.shape[1] - low_x) - first
+        if width > 0:
+            weights, entries = weight[low_y + j, low_x + first :], stamp[j, first:]
+            for i in range(width):
+                square = entries[i] * entries[i]
+                information += weights[i] * square
+                usable += square * (weights[i] > 0.0)
+    return information, usable / whole if whole > 0.0 else 0.0
 
 
-@numba.njit(cache=True)
-def _errors(data, residual, rms, usable, gain, stamps, low_x, low_y, flux, core_px):  # type: ignore[no-untyped-def]
+@numba.njit(cache=True, fastmath={"reassoc", "nsz"})
+def _errors(data, residual, weight, gain, stamps, low_x, low_y, flux, spans):  # type: ignore[no-untyped-def]
     """Rows flux_err, chi2, misfit. Photon noise is that of the model, sources and neighbours."""
     n, size, _ = stamps.shape
     out = np.full((3, n), np.nan)
-    first, last = _core_range(size, core_px)
+    # In units of the sky's variance all terms vanish where the weight does.
+    per_gain, inaccuracy = np.float32(1.0 / gain), np.float32(MODEL_ACCURACY**2)
     for s in range(n):
-        if not np.isfinite(flux[s]):
+        if np.isnan(flux[s]):
             continue
         bottom = noise = chi2 = misfit = 0.0
-        count = 0
-        for j in range(max(first, -low_y[s]), min(last, residual.shape[0] - low_y[s])):
-            for i in range(max(first, -low_x[s]), min(last, residual.shape[1] - low_x[s])):
-                row, column = low_y[s] + j, low_x[s] + i
-                if not usable[row, column] or not _in_core(j, i, size, core_px):
-                    continue
-                p, left = stamps[s, j, i], residual[row, column]
-                sky = float(rms[row, column]) ** 2
-                variance = sky + max(data[row, column] - left, 0.0) / gain
-                bottom += p * p / sky
-                noise += p * p / (sky * sky) * variance
-                chi2 += left * left / variance
-                misfit += left * left / (variance + (MODEL_ACCURACY * flux[s] * p) ** 2)
-                count += 1
+        count, brightness = 0, np.float32(flux[s])
+        for j in range(max(0, -low_y[s]), min(size, residual.shape[0] - low_y[s])):
+            first = max(size // 2 - spans[j], -low_x[s])
+            width = min(size // 2 + spans[j] + 1, residual.shape[1] - low_x[s]) - first
+            if width <= 0:
+                continue
+            row, column = low_y[s] + j, low_x[s] + first
+            entries, weights = stamps[s, j, first:], weight[row, column:]
+            light, remainder = data[row, column:], residual[row, column:]
+            for i in range(width):
+                p, w, left = entries[i], weights[i], remainder[i]
+                model = brightness * p
+                variance = np.float32(1.0) + w * per_gain * max(light[i] - left, np.float32(0.0))
+                information = p * p * w
+                bottom += information
+                noise += information * variance
+                squared = left * left * w
+                chi2 += squared / variance
+                misfit += squared / (variance + w * inaccuracy * model * model)
+                count += 1 if w > 0.0 else 0
         out[0, s] = np.sqrt(noise) / bottom
         out[1, s] = chi2 / max(count - 1, 1)
         out[2, s] = misfit / max(count - 1, 1)

@@ -104,7 +104,7 @@ def _stamps(image: NDArray[Any], place: NDArray[np.intp], half: int) -> NDArray[
     rows = np.clip(place[:, 1, None] + axis, 0, image.shape[0] - 1)
     columns = np.clip(place[:, 0, None] + axis, 0, image.shape[1] - 1)
     cut = image[rows[:, :, None], columns[:, None, :]]
-    return cut if cut.dtype == bool else cut.astype(np.float64)
+    return np.asarray(cut if cut.dtype == bool else cut.astype(np.float64))
 
 
 def _convolved(stamps: FloatArray, basis: Basis) -> FloatArray:

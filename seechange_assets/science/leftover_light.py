@@ -5,7 +5,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seechange_assets.products import Psf
-from seechange_assets.science.joint_photometry import Frame, JointPhotometry, core_radius_px, core_sums
+from seechange_assets.science.joint_photometry import Frame, JointPhotometry, core_information, core_light, core_spans
 from seechange_assets.science.psf import native_size
 from seechange_assets.science.psf_photometry import unit_stamps
 
@@ -42,7 +42,7 @@ def blank_noise(fit: JointPhotometry, psf: Psf, frame: Frame, x: FloatArray, y: 
     middle = np.array([np.floor(nx / 2.0)]), np.array([np.floor(ny / 2.0)])
     stamp = unit_stamps(psf, *middle, size, middle)[0].astype(np.float32)
     low_x, low_y = (np.floor(axis).astype(np.int64) - size // 2 for axis in (grid_x, grid_y))
-    pulls = _pulls(fit.residual, frame.rms, frame.usable, stamp, low_x, low_y, core_radius_px(psf))
+    pulls = _pulls(fit.residual, frame.weight, stamp, low_x, low_y, core_spans(psf))
     pulls = pulls[np.isfinite(pulls)]
     for _ in range(10):
         if pulls.size < MIN_BLANK_PLACES:
@@ -134,13 +134,11 @@ def _light_left(residual, data, rms, usable, gain, x, y, radii):  # type: ignore
 
 
 @numba.njit(cache=True)
-def _pulls(residual, rms, usable, stamp, low_x, low_y, core_px):  # type: ignore[no-untyped-def]
+def _pulls(residual, weight, stamp, low_x, low_y, spans):  # type: ignore[no-untyped-def]
     """PSF fluxes over their errors from the noise of the pixels; NaN where a flag is in the way."""
     pulls = np.full(low_x.size, np.nan)
-    whole = 0.0
     for s in range(low_x.size):
-        top, bottom, left = core_sums(residual, rms, usable, stamp, low_x[s], low_y[s], core_px)
-        whole = max(whole, left)
-        if bottom > 0.0 and left > 0.99 * whole:
-            pulls[s] = top / np.sqrt(bottom)
+        information, share = core_information(weight, stamp, low_x[s], low_y[s], spans)
+        if information > 0.0 and share > 0.99:
+            pulls[s] = core_light(residual, weight, stamp, low_x[s], low_y[s], spans) / np.sqrt(information)
     return pulls

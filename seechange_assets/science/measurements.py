@@ -146,7 +146,8 @@ def _fit_columns(detections: Detections, difference: Difference, size_fwhm: floa
         "y_err": np.where(settled, fit.y_err, position_err),
         "xy_cov": np.where(settled, fit.xy_cov, 0.0),
         "flux_psf": fit.flux,
-        "flux_psf_err": fit.flux_err,
+        # The PSF is not known better than this; it takes nothing from the significance.
+        "flux_psf_err": np.hypot(fit.flux_err, difference.psf_flux_error * fit.flux),
         "snr": fit.flux / fit.flux_err,
         "chi2": fit.chi2,
         "score": np.asarray(found["score"], np.float32),
@@ -270,7 +271,7 @@ def _dark_sigma(cutouts: Cutouts, difference: Difference, columns: dict[str, Any
     center = (cutouts.corner + half).astype(np.float64).T
     template = unit_stamps(difference.psf, columns["x"], columns["y"], 2 * reach + 1, (center[0], center[1]))
     flux = (template * held).sum(axis=(1, 2)) / np.maximum((template**2).sum(axis=(1, 2)), 1e-30)
-    return np.maximum(-flux / columns["flux_psf_err"], 0.0) if n else np.zeros(0)
+    return np.maximum(-flux * columns["snr"] / columns["flux_psf"], 0.0) if n else np.zeros(0)
 
 
 def _known_stamps(image: NDArray[Any], flags: NDArray[Any], corner: NDArray[Any], size: int) -> FloatArray:

@@ -255,21 +255,47 @@ def _resample(grids: FloatArray, shift_x: FloatArray, shift_y: FloatArray, overs
     half = size // 2
     center = (n_grid - 1) // 2
     stamps = np.zeros((n, size, size))
-    rows = np.empty((n_grid, size))
+    # Rows first, so that all inner loops run over neighbours; dark entries at both ends spare questions about them.
+    margin = 2 * LANCZOS_ORDER
+    rows = np.zeros((size, n_grid + 2 * margin))
     for s in range(n):
         start_x = center - oversampling * (half + shift_x[s])
         start_y = center - oversampling * (half + shift_y[s])
         first_x, first_y = int(np.floor(start_x)), int(np.floor(start_y))
         taps_x, taps_y = _lanczos_taps(start_x - first_x), _lanczos_taps(start_y - first_y)
-        rows[:] = 0.0
-        for j in range(size):
-            left = first_x + oversampling * j - LANCZOS_ORDER + 1
-            for k in range(max(0, -left), min(2 * LANCZOS_ORDER, n_grid - left)):
-                for g in range(n_grid):
-                    rows[g, j] += taps_x[k] * grids[s, g, left + k]
         for i in range(size):
             bottom = first_y + oversampling * i - LANCZOS_ORDER + 1
-            for k in range(max(0, -bottom), min(2 * LANCZOS_ORDER, n_grid - bottom)):
-                for j in range(size):
-                    stamps[s, i, j] += taps_y[k] * rows[bottom + k, j]
+            _weighted_rows(grids[s], bottom, taps_y, rows[i, margin : margin + n_grid])
+        left = first_x - LANCZOS_ORDER + 1 + margin
+        # The other columns see nothing of the table.
+        low = min(max(0, -(left // oversampling)), size)
+        high = max(min(size, (n_grid + margin - left) // oversampling + 1), low)
+        t0, t1, t2, t3, t4, t5, t6, t7 = taps_x
+        for i in range(size):
+            row, stamp = rows[i, left + oversampling * low :], stamps[s, i, low:]
+            for j in range(high - low):
+                k = oversampling * j
+                stamp[j] = (
+                    t0 * row[k] + t1 * row[k + 1] + t2 * row[k + 2] + t3 * row[k + 3]
+                    + t4 * row[k + 4] + t5 * row[k + 5] + t6 * row[k + 6] + t7 * row[k + 7]
+                )  # fmt: skip
     return stamps
+
+
+@numba.njit(cache=True)
+def _weighted_rows(grid: FloatArray, bottom: int, taps: FloatArray, out: FloatArray) -> None:
+    """The sum of 8 rows of the table from `bottom` on, some of which may not exist, times the taps."""
+    if bottom >= 0 and bottom + 2 * LANCZOS_ORDER <= len(grid):
+        t0, t1, t2, t3, t4, t5, t6, t7 = taps
+        r0, r1, r2, r3 = grid[bottom], grid[bottom + 1], grid[bottom + 2], grid[bottom + 3]
+        r4, r5, r6, r7 = grid[bottom + 4], grid[bottom + 5], grid[bottom + 6], grid[bottom + 7]
+        for g in range(out.size):
+            out[g] = (
+                t0 * r0[g] + t1 * r1[g] + t2 * r2[g] + t3 * r3[g] + t4 * r4[g] + t5 * r5[g] + t6 * r6[g] + t7 * r7[g]
+            )
+        return
+    out[:] = 0.0
+    for k in range(max(0, -bottom), min(2 * LANCZOS_ORDER, len(grid) - bottom)):
+        tap, row = taps[k], grid[bottom + k]
+        for g in range(out.size):
+            out[g] += tap * row[g]

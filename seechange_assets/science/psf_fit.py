@@ -181,8 +181,8 @@ def _fitted(
     for turn in range(ROUNDS):
         fit = joint_photometry(psf, frame, fit_x, fit_y)
         if crowded and turn == 1:
-            fit_x, fit_y = _with_unseen(psf, frame, fit, (x, y), (fit_x, fit_y))
-            fit = joint_photometry(psf, frame, fit_x, fit_y)
+            fit_x, fit_y = _with_unseen(psf, frame, fit, (x, y), (fit_x, fit_y), (x[used], y[used]))
+            fit = joint_photometry(psf, frame, fit_x, fit_y, start=fit)
         at = np.searchsorted(nearby, used)
         if turn >= FIRST_GOOD_ROUND:
             keep = _survivors(fit.flux[at], fit.misfit[at])
@@ -234,9 +234,10 @@ def _with_unseen(
     fit: JointPhotometry,
     known: tuple[FloatArray, FloatArray],
     fitted: tuple[FloatArray, FloatArray],
+    near: tuple[FloatArray, FloatArray] | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """The fitted positions and, after them, the sources that nobody knew and that their fit left behind."""
-    x, y = unseen_sources(psf, frame, fit, *known)
+    x, y = unseen_sources(psf, frame, fit, *known, near)
     return np.concatenate([fitted[0], x]), np.concatenate([fitted[1], y])
 
 
@@ -295,11 +296,12 @@ def _measured(psf: Psf, frame: Frame, sources: Sources, used: NDArray[np.intp], 
     """The PSF with the photometry of all sources and its figures of merit."""
     table = empty_photometry(len(sources.table))
     x, y = (np.asarray(sources.table[name], float) for name in ("x", "y"))
-    fit_x, fit_y = x, y
+    fit_x, fit_y, known = x, y, None
     # A fallback leaves residuals that are no sources.
     if psf.form == "pixels" and _is_crowded(psf, len(x)):
-        fit_x, fit_y = _with_unseen(psf, frame, joint_photometry(psf, frame, x, y), (x, y), (x, y))
-    everything = joint_photometry(psf, frame, fit_x, fit_y, refine_sky=True)
+        known = joint_photometry(psf, frame, x, y, sweeps=2)
+        fit_x, fit_y = _with_unseen(psf, frame, known, (x, y), (x, y))
+    everything = joint_photometry(psf, frame, fit_x, fit_y, refine_sky=True, start=known)
     fit = everything.first(len(x))
     table["chi2"] = fit.chi2
     table["used"][used] = True

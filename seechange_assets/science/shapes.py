@@ -18,6 +18,8 @@ FWHM_PER_SIGMA = 2.3548200450309493
 # A window narrower than this (in pixels) aliases with the pixel grid.
 MIN_WINDOW_SIGMA_PX = 0.9
 WINDOW_RADIUS_SIGMA = 4.0
+# Steps of a position or a size; sizes settle to this share of their noise, and beyond so many windows are no size.
+MOST_STEPS, STEP_OF_NOISE, WIDEST = 20, 0.01, 6.0
 
 FloatArray = NDArray[np.float64]
 
@@ -53,7 +55,7 @@ def windowed_shapes(
     Parameters
     ----------
     data, rms : ndarray of float32, shape (ny, nx)
-        Background-subtracted pixels and sky rms [ADU].
+        Background-subtracted pixels, zero where masked, and sky rms [ADU].
     masked : ndarray of bool, shape (ny, nx)
         Pixels to leave out.
     x, y : ndarray, shape (n,)
@@ -81,8 +83,8 @@ def _windowed(data, rms, masked, x_start, y_start, window, seeing_sigma, gain): 
         out[6, s] = 0.0
         x, y = x_start[s], y_start[s]
         settled = False
-        for _ in range(20):
-            total, mx, my, _, _, _, _ = _moments(data, rms, masked, x, y, window, gain)
+        for _ in range(MOST_STEPS):
+            total, mx, my, _ = _light_moments(data, x, y, window)
             if total <= 0.0:
                 break
             dx, dy = response * mx / total, response * my / total
@@ -95,58 +97,77 @@ def _windowed(data, rms, masked, x_start, y_start, window, seeing_sigma, gain): 
                 break
         if not settled:
             continue
-        total, _, _, _, noise, noise_x, noise_y = _moments(data, rms, masked, x, y, window, gain)
+        total, noise, noise_x, noise_y = _noise_moments(data, rms, masked, x, y, window, gain)
         if total <= 0.0 or noise <= 0.0:
             continue
         out[0, s], out[1, s] = x, y
         out[2, s] = response * np.sqrt(noise_x) / total
         out[3, s] = response * np.sqrt(noise_y) / total
         out[4, s] = total / np.sqrt(noise)
-        out[5, s] = _adaptive_sigma(data, rms, masked, x, y, window, gain)
+        out[5, s] = _adaptive_sigma(data, x, y, window, out[4, s])
         out[6, s] = 1.0
     return out
 
 
-@numba.njit(cache=True)
-def _moments(data, rms, masked, x, y, sigma, gain):  # type: ignore[no-untyped-def]
-    """Sums under a Gaussian window: I, I dx, I dy, I r², and the variances of the first three."""
+# Sums in any order let the processor add several pixels at a time.
+@numba.njit(cache=True, fastmath={"reassoc", "nsz"})
+def _light_moments(data, x, y, sigma):  # type: ignore[no-untyped-def]
+    """Sums under a Gaussian window: I, I dx, I dy, I r²; masked pixels are zero."""
     ny, nx = data.shape
     reach = WINDOW_RADIUS_SIGMA * sigma
     x0, x1 = max(int(np.ceil(x - reach)), 0), min(int(np.floor(x + reach)), nx - 1)
     y0, y1 = max(int(np.ceil(y - reach)), 0), min(int(np.floor(y + reach)), ny - 1)
-    total = mx = my = m2 = noise = noise_x = noise_y = 0.0
     # The window is a product, so one exponential per row and column is enough.
-    column = np.empty(max(x1 - x0 + 1, 0))
-    for i in range(x0, x1 + 1):
-        column[i - x0] = np.exp(-0.5 * (i - x) ** 2 / (sigma * sigma))
+    column = np.exp(-0.5 * ((np.arange(x0, x1 + 1) - x) / sigma) ** 2)
+    total = mx = my = m2 = 0.0
     for j in range(y0, y1 + 1):
         dy = j - y
-        row = np.exp(-0.5 * dy * dy / (sigma * sigma))
-        for i in range(x0, x1 + 1):
+        half = np.sqrt(max(reach * reach - dy * dy, 0.0))
+        low, high = max(int(np.ceil(x - half)), x0), min(int(np.floor(x + half)), x1)
+        light = first = second = 0.0
+        line, weights = data[j, low:], column[low - x0 :]
+        for i in range(high - low + 1):
+            dx = i + low - x
+            signal = weights[i] * line[i]
+            light += signal
+            first += signal * dx
+            second += signal * dx * dx
+        row = np.exp(-0.5 * (dy / sigma) ** 2)
+        total += row * light
+        mx += row * first
+        my += row * light * dy
+        m2 += row * (second + light * dy * dy)
+    return total, mx, my, m2
+
+
+@numba.njit(cache=True)
+def _noise_moments(data, rms, masked, x, y, sigma, gain):  # type: ignore[no-untyped-def]
+    """Light under a Gaussian window, and the variances of it and of its two first moments."""
+    ny, nx = data.shape
+    reach = WINDOW_RADIUS_SIGMA * sigma
+    total = noise = noise_x = noise_y = 0.0
+    for j in range(max(int(np.ceil(y - reach)), 0), min(int(np.floor(y + reach)), ny - 1) + 1):
+        dy = j - y
+        for i in range(max(int(np.ceil(x - reach)), 0), min(int(np.floor(x + reach)), nx - 1) + 1):
             dx = i - x
             r2 = dx * dx + dy * dy
             if r2 > reach * reach or masked[j, i]:
                 continue
-            weight = row * column[i - x0]
-            value = float(data[j, i])
-            signal = weight * value
+            weight, value = np.exp(-0.5 * r2 / (sigma * sigma)), float(data[j, i])
             scatter = weight * weight * (float(rms[j, i]) ** 2 + max(value, 0.0) / gain)
-            total += signal
-            mx += signal * dx
-            my += signal * dy
-            m2 += signal * r2
+            total += weight * value
             noise += scatter
             noise_x += scatter * dx * dx
             noise_y += scatter * dy * dy
-    return total, mx, my, m2, noise, noise_x, noise_y
+    return total, noise, noise_x, noise_y
 
 
 @numba.njit(cache=True)
-def _adaptive_sigma(data, rms, masked, x, y, start, gain):  # type: ignore[no-untyped-def]
-    """Sigma of the Gaussian that equals its own weight; NaN if it runs away."""
-    sigma = start
-    for _ in range(30):
-        total, _, _, m2, _, _, _ = _moments(data, rms, masked, x, y, sigma, gain)
+def _adaptive_sigma(data, x, y, start, snr):  # type: ignore[no-untyped-def]
+    """Sigma of the Gaussian that equals its own weight, to a small share of its noise; NaN if it runs away."""
+    sigma, tolerance = start, max(1e-4, STEP_OF_NOISE / max(snr, 1.0))
+    for _ in range(MOST_STEPS):
+        total, _, _, m2 = _light_moments(data, x, y, sigma)
         if total <= 0.0 or m2 <= 0.0:
             return np.nan
         second = 0.5 * m2 / total
@@ -154,9 +175,9 @@ def _adaptive_sigma(data, rms, masked, x, y, start, gain):  # type: ignore[no-un
         # As wide as the window or wider than any Gaussian could look under it: try a wider one.
         matched = 1.0 / np.sqrt(inverse) if inverse > 0.0 else np.inf
         new = min(max(matched, 0.67 * sigma), 1.5 * sigma)
-        if new > 6.0 * start or new < 0.25 * start:
+        if new > WIDEST * start or new < 0.25 * start:
             return np.nan
-        if abs(new - sigma) < 1e-4 * sigma:
+        if abs(new - sigma) < tolerance * sigma:
             return new
         sigma = new
     return sigma

@@ -15,6 +15,8 @@ MIN_STARS = 3
 _MODE_RADIUS_PX = 1.0  # stars that belong together agree on the offset of the two images to this
 _CLIP_SIGMA = 4.0
 _MAX_CANDIDATES = 3000
+_ERROR_CLIP_SIGMA = 3.5
+_SCATTERS = np.linspace(0.0, 0.05, 101)  # relative, that PSF models may cause
 
 FloatArray = NDArray[np.float64]
 Rows = NDArray[np.intp]
@@ -101,6 +103,52 @@ def flux_scale(new: Psf, reference: Psf, new_rows: Rows, reference_rows: Rows) -
         scatter = _intrinsic(ratio - center, error, error <= np.median(error))
     everyone = _intrinsic(ratio - center, error, np.ones(ratio.size, bool))
     return FluxScale(center, float(weight.sum() ** -0.5), max(scatter, everyone) / center, int(keep.sum()))
+
+
+def psf_flux_error(new: Psf, reference: Psf, new_rows: Rows, reference_rows: Rows) -> float:
+    """Relative error of the PSF fluxes of the new image that comes from its PSF model, from how its stars repeat.
+
+    Beyond the photon noise the flux ratios of the stars scatter because both models are wrong from place to place.
+    The mean variance of that scatter is taken, every scatter weighted with its likelihood for Gaussian ratios (stars
+    beyond 3.5 sigma, such as variables, left out). The variance of a model goes with the inverse of the information
+    its stars gave, which shares it between the two.
+
+    Parameters
+    ----------
+    new, reference : Psf
+        With the photometry of all sources.
+    new_rows, reference_rows : ndarray of int
+        Matched stars.
+
+    Returns
+    -------
+    float
+        0 with fewer than 3 stars.
+    """
+    ratio, error = _ratios(new.photometry[new_rows], reference.photometry[reference_rows])
+    if ratio.size < MIN_STARS:
+        return 0.0
+    center = _weighted_median(ratio, error**-2)
+    deviation, error = ratio / center - 1.0, error / center
+    keep, scatter = np.ones(ratio.size, bool), 0.0
+    for _ in range(10):
+        variance = error[keep, None] ** 2 + _SCATTERS**2
+        likelihood = -np.sum(np.log(variance) + deviation[keep, None] ** 2 / variance, axis=0)
+        probability = np.exp(0.5 * (likelihood - likelihood.max()))
+        scatter = float(np.sqrt(np.average(_SCATTERS**2, weights=probability)))
+        kept, keep = keep, np.abs(deviation) < _ERROR_CLIP_SIGMA * np.hypot(error, scatter)
+        if np.array_equal(kept, keep) or keep.sum() < MIN_STARS:
+            break
+    ours, theirs = _information(new), _information(reference)
+    share = theirs / (ours + theirs) if ours + theirs > 0 else 0.5
+    return scatter * float(np.sqrt(share))
+
+
+def _information(psf: Psf) -> float:
+    """Sum of the squared S/N of the stars a PSF was fitted to."""
+    used = psf.photometry[np.asarray(psf.photometry["used"], bool)]
+    snr = np.asarray(used["flux_psf"], float) / np.asarray(used["flux_psf_err"], float)
+    return float(np.nansum(snr**2))
 
 
 def _intrinsic(deviation: FloatArray, error: FloatArray, chosen: NDArray[np.bool_]) -> float:

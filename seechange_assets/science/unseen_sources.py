@@ -20,12 +20,20 @@ MIN_SNR, MIN_PIXEL_SNR = 5.0, 2.0
 MODEL_ERROR = 0.03
 # Closer to a known source [FWHM] a residual tells of the wrong shape of that one.
 MIN_DISTANCE_FWHM = 0.8
+# At most so many per fitted source, the most significant ones: where there are more, stars are closer together than
+# any survey can part, and most of what is left is the sum of several.
+MOST_PER_FITTED = 0.5
 
 FloatArray = NDArray[np.float64]
 
 
 def unseen_sources(
-    psf: Psf, frame: Frame, fit: JointPhotometry, known_x: FloatArray, known_y: FloatArray
+    psf: Psf,
+    frame: Frame,
+    fit: JointPhotometry,
+    known_x: FloatArray,
+    known_y: FloatArray,
+    near: tuple[FloatArray, FloatArray] | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """Positions of the significant point-like peaks of the residual image that lie apart from all known sources.
 
@@ -38,6 +46,8 @@ def unseen_sources(
         Its ``residual``: `frame` without the known sources.
     known_x, known_y : ndarray, shape (n,)
         Every known source [pixel], fitted or not.
+    near : tuple of ndarray, optional
+        Positions x, y: only sources that can reach into the stamps there are looked for.
 
     Returns
     -------
@@ -49,16 +59,29 @@ def unseen_sources(
     ny, nx = psf.shape
     middle = np.array([np.floor(nx / 2.0)]), np.array([np.floor(ny / 2.0)])
     stamp = unit_stamps(psf, *middle, native_size(psf), middle)[0]
-    peaks = _peaks(frame.data, fit.residual, frame.rms, frame.usable, frame.gain, stamp, core_radius_px(psf))
-    row, column = np.asarray(peaks, np.int64).reshape(-1, 2).T
+    wanted = _wanted(frame.usable, near, native_size(psf) // 2 + int(core_radius_px(psf)))
+    peaks = _peaks(frame.data, fit.residual, frame.rms, wanted, frame.usable, frame.gain, stamp, core_radius_px(psf))
+    row, column = np.asarray(peaks[:, :2], np.int64).T
     left = fit.residual
     x = column + _vertex(left[row, column - 1], left[row, column], left[row, column + 1])
     y = row + _vertex(left[row - 1, column], left[row, column], left[row + 1, column])
     if not (x.size and known_x.size):
         return x, y
     distance, _ = cKDTree(np.stack([known_x, known_y], axis=1)).query(np.stack([x, y], axis=1))
-    apart = distance > MIN_DISTANCE_FWHM * psf.fwhm_px
-    return x[apart], y[apart]
+    apart = np.flatnonzero(distance > MIN_DISTANCE_FWHM * psf.fwhm_px)
+    best = np.argsort(-peaks[apart, 2], kind="stable")[: int(MOST_PER_FITTED * fit.flux.size)]
+    kept = apart[np.sort(best)]
+    return x[kept], y[kept]
+
+
+def _wanted(usable: NDArray[np.bool_], near: tuple[FloatArray, FloatArray] | None, reach_px: int) -> NDArray[np.bool_]:
+    """Usable pixels no farther than that along both axes from some of the positions; all usable ones without any."""
+    if near is None:
+        return usable
+    wanted = np.zeros_like(usable)
+    for x, y in zip(*(np.floor(axis + 0.5).astype(np.int64) for axis in near), strict=True):
+        wanted[max(y - reach_px, 0) : y + reach_px + 1, max(x - reach_px, 0) : x + reach_px + 1] = True
+    return wanted & usable
 
 
 def _vertex(before: NDArray[np.floating], at: NDArray[np.floating], after: NDArray[np.floating]) -> FloatArray:
@@ -69,15 +92,14 @@ def _vertex(before: NDArray[np.floating], at: NDArray[np.floating], after: NDArr
 
 
 @numba.njit(cache=True)
-def _peaks(data, residual, rms, usable, gain, stamp, core_px):  # type: ignore[no-untyped-def]
-    """Rows and columns of the local maxima whose PSF flux is significant; the noise is that of sky, light and model."""
+def _peaks(data, residual, rms, wanted, usable, gain, stamp, core_px):  # type: ignore[no-untyped-def]
+    """Row, column and S/N of the local maxima of significant PSF flux; the noise is that of sky, light and model."""
     ny, nx = residual.shape
     half, reach = stamp.shape[0] // 2, min(int(core_px), stamp.shape[0] // 2)
-    found = []
+    found = [(0.0, 0.0, 0.0) for _ in range(0)]
     for row in range(reach, ny - reach):
         for column in range(reach, nx - reach):
-            value = residual[row, column]
-            if value < MIN_PIXEL_SNR * rms[row, column] or not usable[row, column]:
+            if not wanted[row, column] or residual[row, column] < MIN_PIXEL_SNR * rms[row, column]:
                 continue
             if not _is_top(residual, row, column):
                 continue
@@ -93,8 +115,11 @@ def _peaks(data, residual, rms, usable, gain, stamp, core_px):  # type: ignore[n
                     signal += weight * left
                     noise += weight * weight * (sky + model / gain + (MODEL_ERROR * model) ** 2)
             if signal > MIN_SNR * np.sqrt(noise):
-                found.append((row, column))
-    return found
+                found.append((float(row), float(column), signal / np.sqrt(noise)))
+    result = np.empty((len(found), 3))
+    for k in range(len(found)):
+        result[k, 0], result[k, 1], result[k, 2] = found[k]
+    return result
 
 
 @numba.njit(cache=True)

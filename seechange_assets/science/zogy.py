@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from seechange_assets.products import FloatImage
 
-FFT_SIZE = 640  # a fast length; the interior of a tile is what the margins leave of it
+#: A fast length; the interior of a tile is what the margins leave of it. The kernels hold for its centre: where the
+#: stars widen by 15 % over the field and the reference is the blurred one, tiles twice as large cost 1 % of a flux.
+FFT_SIZE = 320
 #: Core added to both PSFs (relative), so that where both transforms vanish below it the difference
 #: tends to the plain one instead of 0/0. It costs a residual of 1e-4 (P_n - P_r) at a star.
 CORE = 1e-4
@@ -52,7 +54,8 @@ class Tile:
 def tiles(shape: tuple[int, int], margin: int) -> Iterator[Tile]:
     """Tiles that cover an image, each with its PSF margin, sized for `FFT_SIZE`."""
     ny, nx = shape
-    edges = [_edges(n, FFT_SIZE - 2 * margin) for n in (ny, nx)]
+    step = max(FFT_SIZE - 2 * margin, 2 * margin)  # no more margin than interior, however wide the PSF
+    edges = [_edges(n, step) for n in (ny, nx)]
     for y0, y1 in edges[0]:
         for x0, x1 in edges[1]:
             yield Tile(
@@ -117,8 +120,13 @@ def filter_tiles(
         def here(*arguments: Any, center: tuple[float, float] = tile.center) -> Kernels:
             return kernels(*center, *arguments)
 
-        images = (reflected(image, tile.outer) for image in (new, reference, new_variance, reference_variance))
-        parts = _filtered(*images, here)
+        parts = _filtered(
+            reflected(new, tile.outer),
+            reflected(reference, tile.outer),
+            reflected(new_variance, tile.outer),
+            reflected(reference_variance, tile.outer),
+            here,
+        )
         inside = (slice(margin, -margin), slice(margin, -margin))
         for name in Subtraction.__slots__:
             getattr(result, name)[tile.inner] = getattr(parts, name)[inside]

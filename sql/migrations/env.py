@@ -4,6 +4,7 @@ from alembic import context
 
 import sql.alerts
 import sql.models
+import sql.object_records
 import sql.objects  # noqa: F401  (the tables register themselves)
 from sql.base import Base
 

@@ -13,7 +13,7 @@ from seechange_assets.partitions import Partition
 from sql.models import PRODUCT_ROWS, MasterRow, ReferenceRow
 from tests.pipeline.fingerprints import Entry, differs, entry_of, fingerprint, judge, read_table, write_table
 
-UPDATE = "SEECHANGE_UPDATE_VERSIONS"
+UPDATE = "UPDATE_ALGORITHM_VERSIONS"
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_every_process_is_watched(made):
 
 
 def entry(version: str = "1", value: float = 1.0) -> Entry:
-    return Entry(version, "p", {".data": [10, value, value]})
+    return Entry(version, "p", {".data": [10, value, value, value]})
 
 
 def test_verdicts():

@@ -104,7 +104,7 @@ def test_survey_gives_every_product(world, exposure):
     found = survey.objects(float(corner[0]), float(corner[1]), 600.0)
     assert len(found) > 0
     curve = survey.lightcurve(found["name"][0])
-    assert set(curve["kind"]) <= {"detection", "forced"}
+    assert set(curve["kind"]) <= {"detection", "forced", "limit"}
     assert "detection" in curve["kind"]
     assert (np.diff(curve["mjd_mid"]) >= 0).all()
     assert np.isfinite(curve["flux_njy"][curve["kind"] == "detection"]).all()

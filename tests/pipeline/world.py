@@ -20,6 +20,7 @@ from seechange_assets.cli.process import chain
 from seechange_assets.cli.session import Session
 from seechange_assets.simulation.survey import SimulatedSurvey, simulate_survey
 from sql.base import Base
+from sql.models import ReportRow
 
 SEED = 5
 
@@ -106,6 +107,12 @@ class World:
         assets = chain(self.session.store.recipes, through)
         return self.session.run("process_ccd", {"exposure": exposure, "ccd": ccd}, assets)
 
+    def failures(self) -> list[str]:
+        """What failed and why, one line each."""
+        with self.session.store.database.session() as session:
+            failed = session.scalars(sa.select(ReportRow).where(ReportRow.outcome == "failed")).all()
+        return [f"{row.step} of {row.partition}/{row.ccd}: {row.error}: {row.message}" for row in failed]
+
     def counts(self) -> dict[str, int]:
         """Rows of every table but `reports`, which tells of attempts."""
         with self.session.store.database.session() as session:
@@ -134,7 +141,7 @@ class World:
             keys = [simulated.keys[file] for file in simulated.references]
             for key in keys:
                 for ccd in ("01", "02"):
-                    assert self.process(key, ccd, "zp").success
+                    assert self.process(key, ccd, "zp").success, self.failures()
             self.build_references()
             for ccd in ("01", "02"):
-                assert self.process(simulated.keys[simulated.science[0]], ccd).success
+                assert self.process(simulated.keys[simulated.science[0]], ccd).success, self.failures()

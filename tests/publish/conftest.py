@@ -14,8 +14,8 @@ from sql.base import Base
 from tests.publish.sky import PROVENANCES
 
 TABLES = (
-    "measurements", "forced_photometry", "objects", "object_name_max_used", "alerts_outbox", "differences", "refs",
-    "exposures",
+    "measurements", "forced_photometry", "objects", "object_name_max_used", "alerts_outbox", "alert_files",
+    "differences", "refs", "exposures",
 )  # fmt: skip
 
 
@@ -23,6 +23,7 @@ TABLES = (
 def tables(postgres_url: str) -> Iterator[Database]:
     """A database with all tables and the provenances of these tests."""
     import sql.alerts
+    import sql.object_records
     from sql.models import ProvenanceRow
 
     assert sql.alerts.OutboxRow.__table__ in Base.metadata.sorted_tables

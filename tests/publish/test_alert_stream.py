@@ -10,86 +10,29 @@ import sqlalchemy as sa
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from resources.alert_stream import AlertStream, Delivery, Message, decode, listen, relay
+from resources.alert_stream import AlertStream, Delivery, Message, decode, listen
 from seechange_assets.errors import InvalidName, ParameterError, ServiceUnavailable
-from seechange_assets.publish.alerts import AlertParameters, build_alerts, topic_name
-from seechange_assets.publish.associations import associate_measurements
-from seechange_assets.publish.forced_photometry import force_at_objects
+from seechange_assets.publish.alerts import AlertParameters
 from seechange_assets.publish.packets import SCHEMA_FOLDER
+from seechange_assets.publish.streams import topic_name
 from sql.alerts import OutboxRow, covered, outbox_status, requeue
-from sql.base import deterministic_id
-from sql.models import DifferenceRow, ExposureRow, ReferenceRow
 from sql.objects import ForcedPhotometryRow, ObjectRow
-from sql.sky import healpix_of, polygon_of, separation_deg
-from tests.publish.sky import MJD, PROVENANCES, cutouts, difference, measurements, scores
-
-STARS = ((60.3, 80.7, 5000.0), (120.2, 40.1, 3000.0), (30.0, 150.0, 2000.0))
-SHAPE = (200, 160)
+from sql.sky import separation_deg
+from tests.publish.nights import STARS, night, outbox
+from tests.publish.sky import MJD
 
 
-def night(database, exposure="ls4_1", mjd=MJD, stars=STARS, ccd="S1", date="20251121", **options):
-    """One CCD from a difference to committed alerts."""
-    product = difference(SHAPE, stars, exposure=exposure, mjd=mjd, ccd=ccd)
-    register(database, product)
-    x, y, flux = np.array(stars).reshape(-1, 3).T
-    ra, dec = product.wcs.astropy().all_pix2world(x, y, 0)
-    found = measurements(ra, dec, flux, x=x, y=y)
-    linked = associate_measurements(
-        database, product.info, found, scores(len(found.table)), provenance_id=PROVENANCES["associations"]
-    )
-    force_at_objects(database, product, provenance_id=PROVENANCES["forced_photometry"])
-    return build_alerts(
-        database, product.info, linked, cutouts(x, y), product.wcs, night=date, provenance_ids=PROVENANCES,
-        provenance_tag="current", software_version="1.0.0", **options,
-    )  # fmt: skip
-
-
-def register(database, product):
-    """The rows that the store writes for an exposure and its difference."""
-    info = product.info
-    ra, dec, corners = polygon_of(product.wcs.astropy(), SHAPE)
-    corners = {"ra": corners[0], "dec": corners[1]}
-    file = {"sha256": "0" * 64, "n_bytes": 1}
-    row = file | {
-        "ccd": info.ccd, "content_hash": "0" * 64, "summary": {}, "inputs": {}, "filter": info.filter,
-        "limiting_magnitude": product.limiting_magnitude, "ra_deg": ra, "dec_deg": dec, "corners": corners,
-        "healpix": healpix_of(ra, dec),
-    }  # fmt: skip
-    reference_id = deterministic_id("reference")
-    with database.session() as session:
-        session.merge(ExposureRow(
-            key=info.exposure, instrument="ls4", kind="science", night="20251121", mjd=info.mjd, exptime_s=60.0,
-            target="", project="", field="f1", filters={}, filepath=info.exposure,
-            provenance_id=PROVENANCES["diff"], **file,
-        ))  # fmt: skip
-        session.merge(ReferenceRow(
-            id=reference_id, partition="f1.r", filepath="ref", provenance_id=PROVENANCES["reference"], name="r",
-            instrument="ls4", field="f1", fwhm_px=2.0, members=[], **row,
-        ))  # fmt: skip
-        session.flush()
-        session.merge(DifferenceRow(
-            id=deterministic_id("diff", info.exposure, info.ccd), partition=info.exposure,
-            provenance_id=PROVENANCES["diff"],
-            filepath=f"{info.exposure}/{info.ccd}", reference_id=reference_id, method="test", mjd=info.mjd, **row,
-        ))  # fmt: skip
-
-
-def outbox(database):
-    with database.session() as session:
-        return list(session.scalars(sa.select(OutboxRow).order_by(OutboxRow.sequence)))
-
-
-def packets(database):
-    return {row.key: decode(row.packet, row.schema_name) for row in outbox(database)}
+def relay(database, stream, **options):
+    return stream.relay(database, **options)
 
 
 def test_topics():
     assert topic_name("{instrument}-alerts-{night}", "ls4", "20261122") == "ls4-alerts-20261122"
     assert topic_name("alerts_{year}-{month}-{day}", "ls4", "20261122") == "alerts_2026-11-22"
     with pytest.raises(ParameterError, match="unknown field 'moon'"):
-        AlertParameters.from_overrides({"topic": "{moon}"})
+        AlertParameters.from_overrides({"streams": {"main": {"topic": "{moon}"}}})
     with pytest.raises((ParameterError, InvalidName), match="not allowed"):
-        AlertParameters.from_overrides({"topic": "alerts/{night}"})
+        AlertParameters.from_overrides({"streams": {"main": {"topic": "alerts/{night}"}}})
     assert set(AlertParameters().critical_values()) == {"history_days"}
 
 
@@ -99,7 +42,7 @@ def test_a_packet_tells_the_whole_history(database):
     night(database, "ls4_old", MJD - 400)
     alerts = night(database, "ls4_2", MJD)
     assert len(alerts.table) == 3
-    assert alerts.topic == "ls4-alerts-20251121"
+    assert {row.topic for row in outbox(database)} == {"ls4-alerts-20251121"}
     with database.session() as session:
         rows = session.scalars(sa.select(OutboxRow).where(OutboxRow.exposure == "ls4_2").order_by(OutboxRow.sequence))
         first = next(iter(rows))
@@ -180,7 +123,9 @@ def test_round_trip_with_fastavro_alone(database, kafka_servers):
         if message is not None and message.error() is None:
             alert = fastavro.schemaless_reader(io.BytesIO(message.value()), schema, None)
             got[message.key().decode()] = alert
-            assert dict(message.headers()) == {"schema": b"ls4.v1_0.alert", "alert_id": alert["alertId"].encode()}
+            assert dict(message.headers()) == {
+                "schema": b"ls4.v1_0.alert", "alert_id": alert["alertId"].encode(), "wire": b"bare",
+            }  # fmt: skip
     consumer.close()
     assert {key: alert["alertId"] for key, alert in got.items()} == {
         row.key: str(row.alert_id) for row in outbox(database)
@@ -219,7 +164,7 @@ def test_without_a_broker_nothing_is_lost_and_everything_is_sent_once(database, 
 
 def test_only_acknowledged_messages_are_marked_sent(database):
     class HalfDeaf(AlertStream):
-        def publish(self, messages):
+        def publish(self, messages, timeout_s=None):
             return [Delivery("", 0, n) if n % 2 == 0 else Delivery("refused") for n in range(len(messages))]
 
     night(database)
@@ -236,7 +181,7 @@ def test_two_relays_share_the_work(database):
     sent = []
 
     class Recorder(AlertStream):
-        def publish(self, messages):
+        def publish(self, messages, timeout_s=None):
             time.sleep(0.05)
             sent.extend(message.headers["alert_id"] for message in messages)
             return [Delivery("", 0, 0)] * len(messages)

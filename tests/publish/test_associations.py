@@ -13,9 +13,8 @@ from seechange_assets.errors import InvalidName, ParameterError, TooManyDetectio
 from seechange_assets.publish.associations import (
     AssociationParameters,
     associate_measurements,
-    object_name,
-    year_of,
 )
+from seechange_assets.publish.object_names import date_of, object_name
 from seechange_assets.science.association import leaders, letters, match_nearest
 from sql.objects import MeasurementRow, ObjectRow, index_ranges, neighbourhood, objects_in_cone
 from sql.sky import healpix_of, separation_deg
@@ -53,8 +52,21 @@ def test_letters_are_unique_and_start_at_one():
 
 
 def test_name_and_year():
-    assert object_name("SC{year}{letters}", 2026, 28) == "SC2026ab"
-    assert [year_of(mjd) for mjd in (0.0, 61041.0 - 0.001, 61041.0)] == [1858, 2025, 2026]
+    assert object_name("SC{year}{letters}", 61041.0, 28, 0.0, 0.0) == "SC2026ab"
+    assert [date_of(mjd).year for mjd in (0.0, 61041.0 - 0.001, 61041.0)] == [1858, 2025, 2026]
+
+
+def test_names_have_all_codes():
+    """Date, place with sign, letters, number, a drawn letter and a percent sign is no name."""
+    name = object_name("obj%Y%m%d_%y%a%A_%n_%R_%D", 61041.0, 28, 5.25, -3.5)
+    assert name == "obj20260101_26abAB_28_005.2500_-03.5000"
+    assert object_name("%Y%D%n", 61041.0, 1, 0.0, 7.0) == "2026+07.00001"
+    drawn = object_name("%Y%n%l%l", 61041.0, 1, 1.0, 2.0)
+    assert drawn == object_name("%Y%n%l%l", 61041.0, 1, 1.0, 2.0)
+    assert drawn.startswith("20261")
+    assert drawn[5:].isalpha()
+    with pytest.raises(ValueError, match="unknown code %q"):
+        object_name("%Y%n%q", 61041.0, 1, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("name_format", ["SC{letters}", "SC{year}", "SC{year}{letters}{night}", "S C{year}{letters}"])

@@ -80,7 +80,7 @@ def test_known_objects_are_measured_and_stored_once(database):
     associate_measurements(
         database, image_info(), measurements(ra, dec), scores(3), provenance_id=PROVENANCES["associations"]
     )
-    arguments = ForcedPhotometryParameters().arguments()
+    arguments = ForcedPhotometryParameters().arguments_without("max_offset_arcsec")
     first = force_at_objects(database, product, provenance_id=PROVENANCES["forced_photometry"], **arguments)
     again = force_at_objects(database, product, provenance_id=PROVENANCES["forced_photometry"], **arguments)
     assert len(first.table) == 2

@@ -1,7 +1,9 @@
 """Alert packets: schema, times, stamps."""
 
 import io
+import json
 import uuid
+from dataclasses import replace
 
 import fastavro
 import numpy as np
@@ -9,8 +11,11 @@ import pytest
 from astropy.io import fits
 from astropy.time import Time
 from astropy.wcs import WCS
+from hypothesis import given
+from hypothesis import strategies as st
 
 from resources.alert_stream import decode
+from seechange_assets.publish import packets_v0_2
 from seechange_assets.publish.packets import (
     SCHEMA_FOLDER,
     SCHEMA_NAME,
@@ -18,13 +23,15 @@ from seechange_assets.publish.packets import (
     alert_id,
     alert_schema,
     build_packet,
-    fits_stamp,
     limit_record,
     mjd_tai,
-    stamp_wcs,
+    plain_text,
+    schema_text,
 )
+from seechange_assets.publish.stamps import alert_stamps, fits_stamp, stamp_wcs
+from seechange_assets.science.psf import gaussian_psf
 from sql.sky import separation_deg
-from tests.publish.sky import tan_wcs
+from tests.publish.sky import cutouts, tan_wcs, wcs_product
 
 CONTEXT = PacketContext("ls4", "t1", "b" * 20, "current", "1.0.0")
 OBJECT = uuid.UUID(int=7)
@@ -92,7 +99,7 @@ def test_every_field_is_documented():
 
     found = list(fields(alert_schema()))
     assert {name.split(".")[-1] for name, _ in found} == {
-        "alert", "diaSource", "diaForcedSource", "diaNonDetectionLimit", "diaObject",
+        "alert", "diaSource", "diaForcedSource", "diaNonDetectionLimit", "diaObject", "crossMatch", "ssSource",
     }  # fmt: skip
     assert all(field.get("doc") for _, field in found)
 
@@ -145,3 +152,113 @@ def test_a_stamp_opens_in_astropy_and_points_at_its_source(position):
 
 def test_no_sources_no_stamps():
     assert stamp_wcs(tan_wcs((10, 10)), np.empty(0), np.empty(0), np.empty((0, 2), np.int32)) == []
+
+
+def test_the_stamps_of_an_alert_have_wcs_flags_and_psf():
+    rng = np.random.default_rng(3)
+    x, y = rng.uniform(30, 120, (2, 20))
+    wcs, psf = tan_wcs((200, 160)), gaussian_psf(2.6, (200, 160))
+    made = cutouts(x, y)
+    made.sub_flags[:, 3, 5] = 4 | 1
+    rows = [{"x": a, "y": b, "detection": i, "zp": 27.0} for i, (a, b) in enumerate(zip(x, y, strict=True))]
+    ra, dec = wcs.all_pix2world(x, y, 0)
+    stamps = alert_stamps(rows, made, wcs_product(wcs), psf)
+    for i, parts in enumerate(stamps):
+        for part, pixels in zip(parts, (made.sub, made.new, made.ref), strict=True):
+            with fits.open(io.BytesIO(part)) as hdus:
+                hdus.verify("exception")
+                assert np.array_equal(hdus[0].data, pixels[i])
+                px, py = WCS(hdus[0].header).all_world2pix(ra[i], dec[i], 0)
+                here = WCS(hdus[0].header).all_pix2world(x[i] - made.corner[i, 0], y[i] - made.corner[i, 1], 0)
+                assert hdus["FLAGS"].data.shape == pixels[i].shape
+        assert separation_deg(*here, ra[i], dec[i]) * 3600 < 0.2
+        assert (px, py) == pytest.approx((x[i] - made.corner[i, 0], y[i] - made.corner[i, 1]), abs=1e-3)
+        with fits.open(io.BytesIO(parts[0])) as hdus:
+            assert hdus["FLAGS"].data[3, 5] == 5
+            assert hdus["PSF"].data.sum() == pytest.approx(1, abs=1e-4)
+            assert np.unravel_index(hdus["PSF"].data.argmax(), hdus["PSF"].shape) == (12, 12)
+
+
+MATCH = {
+    "kind": "galaxy", "rank": 0, "catalog": "ls", "name": "8796093023", "ra": 150.0, "dec": -30.0,
+    "separation_arcsec": 1.5, "mag": 19.25, "star_score": 0.125,
+}  # fmt: skip
+MOVING = {
+    "kind": "minor_planet", "name": "2001 AB", "catalog": "mpc", "ra": 150.0, "dec": -30.0, "separation_arcsec": 0.5,
+    "mag": None,
+}  # fmt: skip
+
+
+def test_cross_matches_and_solar_system_are_told_or_null():
+    packet = build_packet(CONTEXT, source(), target(), cross_matches=[MATCH], identification=MOVING)
+    told = decode(packet, SCHEMA_NAME)
+    assert told["diaObject"]["crossMatches"][0]["starScore"] == 0.125
+    assert told["ssSource"]["designation"] == "2001 AB"
+    none = decode(build_packet(CONTEXT, source(), target()), SCHEMA_NAME)
+    assert (none["ssSource"], none["diaObject"]["crossMatches"]) == (None, None)
+
+
+def test_the_old_packet_tells_what_it_always_told():
+    """Field names of SEECHANGE's ls4.v0_2, values those of the new packet."""
+    row = target() | {"ra": 150.0001, "dec": -30.0001}
+    arguments = {"earlier": [source(2)], "limits": [limit()], "cross_matches": [MATCH, MATCH | {"name": None}]}
+    new = decode(build_packet(CONTEXT, source(), row, **arguments), SCHEMA_NAME)
+    pixels = np.arange(41 * 41, dtype=np.float32).reshape(41, 41)
+    flags = np.zeros((41, 41), np.uint16)
+    flags[1, 2] = 16
+    stamp = packets_v0_2.raw_stamp(pixels, flags)
+    packet = packets_v0_2.build_packet(CONTEXT, source(), row, stamps=(stamp,) * 3, **arguments)
+    schema = fastavro.schema.load_schema(str(SCHEMA_FOLDER / "ls4.v0_2.alert.avsc"))
+    old = fastavro.schemaless_reader(io.BytesIO(packet), schema, None)
+    assert old["alertId"] == new["alertId"]
+    names = {"rb": "reliability", "rbcut": "rbcut", "rbtype": "rbtype", "psfFlux": "psfFlux", "snr": "snr", "ra": "ra"}
+    assert {n: old["diaSource"][n] for n in names} == {n: new["diaSource"][m] for n, m in names.items()}
+    assert new["diaSource"]["midpointMjdTai"] - old["diaSource"]["MJD"] == pytest.approx(37 / 86400, abs=1e-8)
+    assert len(old["diaObject"]["ls-xgboost"]) == 1
+    assert not old["diaObject"]["ls-xgboost"][0]["is_star"]
+    assert len(old["cutoutScience"]) == 6724
+    back = np.frombuffer(old["cutoutScience"], ">f4").reshape(41, 41)
+    assert np.isnan(back[1, 2])
+    assert np.array_equal(np.delete(back.ravel(), 43), np.delete(pixels.ravel(), 43))
+
+
+def test_an_old_reader_reads_a_new_writer():
+    """A consumer with the v1_0 files as first published, before cross-matches and moving things were told."""
+    first = json.loads(schema_text())
+    added = {
+        "diaSourceId", "observation_reason", "ssSource", "crossMatches", "detectionScore", "mag", "magErr",
+        "positionAngle", "negativeFluxFraction", "cosmicRayScore", "fitDistance", "centroidDistance", "kind",
+    }  # fmt: skip
+
+    def without_added(schema, top):
+        if isinstance(schema, dict):
+            if "fields" in schema:
+                keep = added - ({"diaSourceId"} if not top else set())
+                fields = [f for f in schema["fields"] if f["name"] not in keep]
+                return schema | {"fields": [f | {"type": without_added(f["type"], False)} for f in fields]}
+            return {key: without_added(value, False) for key, value in schema.items()}
+        return [without_added(item, False) for item in schema] if isinstance(schema, list) else schema
+
+    reader = fastavro.parse_schema(without_added(first, True))
+    packet = build_packet(
+        CONTEXT, source(), target(), earlier=[source(2)], cross_matches=[MATCH], identification=MOVING
+    )
+    alert = fastavro.schemaless_reader(io.BytesIO(packet), alert_schema(), reader)
+    assert alert["diaObject"]["name"] == "SC2025a"
+    assert len(alert["prvDiaSources"]) == 1
+    assert not added & (set(alert) | set(alert["diaSource"]) - {"diaSourceId"} | set(alert["diaObject"]))
+
+
+@given(st.text(alphabet=st.characters(), max_size=300))
+def test_hostile_text_arrives_as_printable_utf8(text):
+    """Control characters, escapes of terminals, right-to-left marks, lone surrogates."""
+    context = replace(CONTEXT, target=text, project=text)
+    alert = decode(build_packet(context, source(filter=text), target()), SCHEMA_NAME)
+    for value in (alert["target_name"], alert["observation_reason"], alert["diaSource"]["band"]):
+        assert value is None or (value.isprintable() and value.encode("utf-8").decode("utf-8") == value)
+    assert alert["target_name"] or not text
+
+
+def test_hostile_text_is_escaped_not_lost():
+    assert plain_text("SN\x1b[2J\x00; drop table x\u202e\udc80é") == "SN\\x1b[2J\\x00; drop table x\\u202e\\udc80é"
+    assert plain_text("") is None

@@ -16,7 +16,7 @@ SEED = 987654  # not a seed of the training
 def held_out():
     """Batches at the seeing of 1 arcsec pixels and of fine ones."""
     rng = np.random.default_rng(SEED)
-    return {fwhm: [simulate(rng, fwhm_px=fwhm) for _ in range(3)] for fwhm in (1.6, 2.3, 4.5)}
+    return {fwhm: [simulate(rng, fwhm_px=fwhm) for _ in range(4)] for fwhm in (1.6, 2.3, 4.5)}
 
 
 @pytest.mark.parametrize("fwhm", [1.6, 2.3, 4.5])
@@ -88,13 +88,22 @@ def test_masked_and_missing_pixels_are_survived(held_out):
     assert ((values >= 0) & (values <= 1)).all()
 
 
+def test_the_tabular_classifier_separates_too(held_out):
+    batches = [b for batches in held_out.values() for b in batches]
+    scores = np.concatenate([score(b.cutouts, b.measurements, algorithm="tabular-1").table["score"] for b in batches])
+    real = np.concatenate([b.is_real for b in batches])
+    # On 9800 others 4 per cent of the reals are missed and 3 of the artefacts pass at 0.5; three sigma of 400 above.
+    assert np.mean(scores[real] < 0.5) < 0.08
+    assert np.mean(scores[~real] >= 0.5) < 0.09
+
+
 def test_test_algorithms_and_errors(held_out):
     batch = held_out[2.3][0]
     assert (score(batch.cutouts, batch.measurements, algorithm="allperfect").table["score"] == 1).all()
     first, second = (score(batch.cutouts, batch.measurements, algorithm="random").table["score"] for _ in range(2))
     assert (first == second).all()
     assert 0.3 < np.mean(first) < 0.7
-    with pytest.raises(ParameterError, match="expected one of allperfect, cnn-1, random"):
+    with pytest.raises(ParameterError, match="expected one of allperfect, cnn-1, random, tabular-1"):
         score(batch.cutouts, batch.measurements, algorithm="rbbot")
 
 
@@ -115,5 +124,5 @@ def test_no_measurement_gives_no_score(held_out):
 
 def test_simulation_is_reproducible():
     first, second = (simulate(np.random.default_rng(5)) for _ in range(2))
-    assert (first.cutouts.sub == second.cutouts.sub).all()
+    assert np.array_equal(first.cutouts.sub, second.cutouts.sub, equal_nan=True)
     assert (first.kind == second.kind).all()

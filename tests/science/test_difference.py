@@ -13,6 +13,7 @@ from seechange_assets.science.psf import gaussian_psf
 from tests.science.pairs import Observation, Scene, as_reference, observe, rotated_wcs, star_field, wcs_text
 
 SHAPE = (420, 380)
+METHODS = ["zogy", "alard_lupton"]
 
 
 def _observations(seed: int, **changes: float) -> tuple[Observation, Observation, NDArray, NDArray]:
@@ -48,9 +49,10 @@ def _blank(difference: Difference, new: Observation, transients: NDArray) -> NDA
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("rotation_deg", [0.0, 0.3, 179.0])
-def test_score_is_calibrated_and_transients_keep_their_flux(seed: int, rotation_deg: float) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_score_is_calibrated_and_transients_keep_their_flux(method: str, seed: int, rotation_deg: float) -> None:
     new, reference, places, flux = _observations(seed, rotation_deg=rotation_deg)
-    difference = subtract(*new.arguments(), as_reference(reference))
+    difference = subtract(*new.arguments(), as_reference(reference), method=method)
     score = difference.score[_blank(difference, new, places)]
     assert score.std() == pytest.approx(1.0, abs=0.06)
     assert abs(score.mean()) < 0.15
@@ -64,9 +66,10 @@ def test_score_is_calibrated_and_transients_keep_their_flux(seed: int, rotation_
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_stars_leave_nothing(seed: int) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_stars_leave_nothing(method: str, seed: int) -> None:
     new, reference, places, _ = _observations(seed)
-    difference = subtract(*new.arguments(), as_reference(reference))
+    difference = subtract(*new.arguments(), as_reference(reference), method=method)
     far = _inside()
     yy, xx = np.indices(SHAPE)
     for x, y in places:
@@ -75,9 +78,11 @@ def test_stars_leave_nothing(seed: int) -> None:
     assert np.abs(score).max() < 5.5  # 120 stars with S/N up to 300 and no detection
 
 
-def test_product_is_complete() -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_product_is_complete(method: str) -> None:
     new, reference, _, _ = _observations(0)
-    difference = subtract(*new.arguments(), as_reference(reference), reference_id="abc")
+    difference = subtract(*new.arguments(), as_reference(reference), method=method, reference_id="abc")
+    assert difference.method == method
     for name in ("data", "noise", "score", "flux", "flux_err"):
         values = getattr(difference, name)
         assert values.dtype == np.float32
@@ -91,13 +96,14 @@ def test_product_is_complete() -> None:
     assert difference.limiting_magnitude == pytest.approx(25 - 2.5 * np.log10(5 * 21.2 * 6.0), abs=0.15)
 
 
-def test_masked_pixels_do_not_leak() -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_masked_pixels_do_not_leak(method: str) -> None:
     new, reference, places, _ = _observations(1)
     data, flags = new.image.data.copy(), new.image.flags.copy()
     data[200:203, :], flags[200:203, :] = 60000.0, Flag.SATURATED
     data[100, 100], flags[100, 100] = np.nan, Flag.BAD
     damaged = replace(new, image=replace(new.image, data=data, flags=flags))
-    difference = subtract(*damaged.arguments(), as_reference(reference))
+    difference = subtract(*damaged.arguments(), as_reference(reference), method=method)
     assert (difference.flags[200:203] & Flag.SATURATED).all()
     assert (difference.flags[196:207] & Flag.SATURATED).all()
     assert not (difference.flags[185:190] & Flag.SATURATED).any()
@@ -120,7 +126,8 @@ def test_without_common_stars_the_zero_points_give_the_scale() -> None:
     assert difference.flux_scale == pytest.approx(10 ** (-0.4 * 0.6))
 
 
-def test_refuses_unusable_references() -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_refuses_unusable_references(method: str) -> None:
     new, observed, _, _ = _observations(0)
     reference = as_reference(observed)
     nan = np.full(SHAPE, np.nan, np.float32)
@@ -141,6 +148,14 @@ def test_refuses_unusable_references() -> None:
     }
     for message, bad in cases.items():
         with pytest.raises(ReferenceUnusable, match=message):
-            subtract(*new.arguments(), bad)
+            subtract(*new.arguments(), bad, method=method)
     with pytest.raises(ParameterError, match="expected one of"):
         subtract(*new.arguments(), reference, method="magic")
+
+
+def test_a_kernel_without_common_stars_is_refused() -> None:
+    new, reference, _, _ = _observations(3)
+    for observation in (new, reference):
+        observation.sources.table["is_good"] = False
+    with pytest.raises(ReferenceUnusable, match="0 sources are unflagged"):
+        subtract(*new.arguments(), as_reference(reference), method="alard_lupton")

@@ -115,7 +115,7 @@ def test_the_difference_is_white_and_has_the_psf_that_is_told(new: Seeing, refer
 
 def test_fluxes_are_those_of_the_new_image_where_the_kernel_changes_the_scale() -> None:
     new, reference = Seeing(3.0), Seeing(4.4)
-    pair, psfs, truth = varying_pair(1, SHAPE, new, reference, n_stars=20, n_transients=6)
+    pair, psfs, _ = varying_pair(1, SHAPE, new, reference, n_stars=20, n_transients=6)
     exact = _exact(new, reference)
     twice = MatchingKernel("new", exact.basis, 2 * exact.coefficients, 0, SHAPE, exact.sky, 0)
     plain = subtract_with_kernel(pair.new, pair.reference, pair.new_variance, pair.reference_variance, exact, psfs, 32)

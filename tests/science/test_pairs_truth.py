@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.science.added_transients import Photometry, measure_added
 from tests.science.truth_pairs import SCENARIOS, Judged, judge_pair
 
 METHODS = ["zogy"]
@@ -47,3 +48,27 @@ def test_figures_over_seeds(name: str, method: str) -> None:
     judged = [judge_pair(SCENARIOS[name], seed, 1400, method) for seed in (11, 12, 13)]
     assert len(_joined(judged, "flux_pull")) > 100
     _check(judged, 2.0)
+
+
+def _check_photometry(photometry: list[Photometry], n_sigma: float) -> None:
+    """Bias below 1 %, pull of fluxes 0.95 to 1.05 and of positions 0.9 to 1.1, for S/N > 20."""
+    pull, position = (np.concatenate([getattr(p, name) for p in photometry]) for name in ("flux_pull", "position_pull"))
+    assert abs(np.mean([p.bias() for p in photometry])) < 0.01
+    assert pull.std() == pytest.approx(1.0, abs=0.05 + n_sigma * _width_error(pull))
+    assert position.std() == pytest.approx(1.0, abs=0.1 + n_sigma * _width_error(position))
+
+
+@pytest.mark.parametrize("name", ["reference sharper", "reference blurred"])
+def test_photometry_of_many_transients(name: str) -> None:
+    photometry = measure_added(SCENARIOS[name], 1, 900, "zogy", rounds=4)
+    # So many that a pull of 1.25 lies outside.
+    assert photometry.flux_pull.size > 140
+    _check_photometry([photometry], 3.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["zogy", "alard_lupton"])
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_photometry_over_seeds(name: str, method: str) -> None:
+    photometry = [measure_added(SCENARIOS[name], seed, 1400, method, rounds=2) for seed in (11, 12, 13)]
+    _check_photometry(photometry, 2.0)

@@ -16,6 +16,9 @@ WCS_KEYS = ("CTYPE", "CRVAL", "CRPIX", "CUNIT", "CD1_", "CD2_", "PV1_", "PV2_", 
 #: The brightest change between the epochs, on a galaxy; 0-based pixel.
 VARIABLE = (129, 128)
 FRAMES = ["DEC-OBS04a", "DEC-OBS04b", "DEC-OBS04c"]
+METHODS = ["zogy", "alard_lupton"]
+#: The five brightest stars that all frames show away from their borders; the fifth is a tenth as bright as the others.
+BRIGHT = [(58, 180), (100, 73), (104, 233), (178, 202), (124, 210)]
 
 
 def read(path: Path) -> RawCcd:
@@ -30,10 +33,11 @@ def read(path: Path) -> RawCcd:
     return RawCcd(info, data)
 
 
-def subtracted(new: str, reference: str) -> tuple[Difference, list[NDArray]]:
+def subtracted(new: str, reference: str, method: str = "zogy") -> tuple[Difference, list[NDArray]]:
     """Difference and the places of all sources of both images."""
     folder = data_folder("decam_atfield")
-    difference, calibrated, deep = subtract_images(read(_path(folder, new)), read(_path(folder, reference)))
+    frames = (read(_path(folder, name)) for name in (new, reference))
+    difference, calibrated, deep = subtract_images(*frames, method=method)
     places = [np.stack([s.table["x"], s.table["y"]], axis=1) for s in (calibrated.sources, deep.sources)]
     return difference, places
 
@@ -57,8 +61,9 @@ def blank_sky(difference: Difference, places: list[NDArray], fwhm_px: float) -> 
     + [("Stack-DEC-OBS18", frame) for frame in FRAMES]
     + [("DEC-OBS18a", "Stack-DEC-OBS04"), ("DEC-OBS18b", "Stack-DEC-OBS04"), ("DEC-OBS18c", "Stack-DEC-OBS04")],
 )
-def test_blank_sky_has_unit_noise(new: str, reference: str) -> None:
-    difference, places = subtracted(new, reference)
+@pytest.mark.parametrize("method", METHODS)
+def test_blank_sky_has_unit_noise(method: str, new: str, reference: str) -> None:
+    difference, places = subtracted(new, reference, method)
     score = difference.score[blank_sky(difference, places, 5.0)]
     assert score.size > 5000
     # Beyond 6 sigma it is a real source or artefact; everything else counts.
@@ -68,11 +73,12 @@ def test_blank_sky_has_unit_noise(new: str, reference: str) -> None:
 
 
 @pytest.mark.parametrize("frame", FRAMES)
-def test_the_variable_stands_out_with_its_sign(frame: str) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_the_variable_stands_out_with_its_sign(method: str, frame: str) -> None:
     x, y = VARIABLE
     window = np.s_[y - 4 : y + 5, x - 4 : x + 5]
-    forward, _ = subtracted(frame, "Stack-DEC-OBS18")
-    backward, _ = subtracted("Stack-DEC-OBS18", frame)
+    forward, _ = subtracted(frame, "Stack-DEC-OBS18", method)
+    backward, _ = subtracted("Stack-DEC-OBS18", frame, method)
     assert forward.score[window].max() > 5
     # The galaxy below counts with the error of PSFs made from five stars, so it is less in the sharper frame.
     assert backward.score[window].min() < -3
@@ -105,3 +111,18 @@ def test_flux_scale_comes_from_the_stars() -> None:
     assert difference.alignment_rms_px < 0.3
     assert np.isnan(difference.zp_err)
     assert (difference.flags & Flag.NO_DATA).astype(bool).mean() < 0.05
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+@pytest.mark.parametrize("method", METHODS)
+def test_bright_stars_leave_little(method: str, frame: str) -> None:
+    difference, _ = subtracted(frame, "Stack-DEC-OBS18", method)
+    left, scores = [], []
+    for x, y in BRIGHT:
+        window = np.s_[y - 1 : y + 2, x - 1 : x + 2]
+        left.append(float(difference.flux[window].mean()))
+        scores.append(float(np.abs(difference.score[window]).max()))
+    # Stars of 4e5, 1.5e5, 5e4, 5e4 and 1.2e4 ADU; PSFs of five stars are good to some per cent.
+    assert np.abs(left[0]) < 0.04 * 4e5
+    assert np.abs(left[1]) < 0.04 * 1.5e5
+    assert max(scores) < 5.0

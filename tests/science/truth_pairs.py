@@ -19,6 +19,7 @@ FloatArray = NDArray[np.float64]
 STARS_PER_MEGAPIXEL = 480
 N_VARIABLE = 5
 GALAXY_PARTS = 15
+NEW_PHASE = 0.3  # direction in which the stars of the new image widen
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def draw_pair(scenario: Scenario, rng: np.random.Generator, side: int) -> tuple[
     truth = Truth(x, y, flux, is_star, *place, 10 ** rng.uniform(3.2, 4.6, n_transients))
     grid = rotated_wcs((side, side))
     turned = rotated_wcs((side, side), rotation_deg=0.2, shift_px=(7.3, -4.7))
-    new = _draw(scenario, rng, truth, (x, y, flux), scenario.fwhm_new, 0.3, side)
+    new = _draw(scenario, rng, truth, (x, y, flux), scenario.fwhm_new, NEW_PHASE, side)
     x_old, y_old = turned.all_world2pix(*grid.all_pix2world(x, y, 0), 0)
     varied = 2.0 * flux * np.where(np.arange(x.size) < N_VARIABLE, 1.2, 1.0)
     shift = scenario.misregistration_px
@@ -117,10 +118,24 @@ def _draw(
     phase: float,
     side: int,
 ) -> NDArray[np.float32]:
-    """Noisy pixels; the FWHM changes by 15 % from one side to the other."""
+    """Noisy pixels."""
     x, y, flux = sources
     if truth is not None:
         x, y, flux = np.r_[x, truth.transient_x], np.r_[y, truth.transient_y], np.r_[flux, truth.transient_flux]
+    clean = _light(x, y, flux, fwhm_px, phase, side)
+    slope = np.linspace(-0.5, 0.5, side)
+    sky = 700.0 * (1 + scenario.gradient * (slope[None, :] - 0.7 * slope[:, None]))
+    noisy = rng.poisson((clean + sky) * GAIN) / GAIN + rng.normal(0, READ_NOISE / GAIN, clean.shape)
+    return noisy.astype(np.float32)
+
+
+def light_of_new(scenario: Scenario, x: FloatArray, y: FloatArray, flux: FloatArray, side: int) -> FloatArray:
+    """Noiseless light [ADU] of stars in the new image of a scenario."""
+    return _light(x, y, flux, scenario.fwhm_new, NEW_PHASE, side)
+
+
+def _light(x: FloatArray, y: FloatArray, flux: FloatArray, fwhm_px: float, phase: float, side: int) -> FloatArray:
+    """Stars whose FWHM changes by 15 % from one side to the other."""
     u, v = 2 * x / side - 1, 2 * y / side - 1
     width = fwhm_px * (1 + 0.075 * (np.cos(phase) * u + np.sin(phase) * v))
     half = int(np.ceil(6 * fwhm_px))
@@ -131,11 +146,7 @@ def _draw(
         stamp = moffat_stamps(x[k : k + 1], y[k : k + 1], width[k : k + 1], np.zeros(1), half)[0]
         padded[corner_y[k] : corner_y[k] + 2 * half + 1, corner_x[k] : corner_x[k] + 2 * half + 1] += flux[k] * stamp
     low = half + 20
-    clean = padded[low : low + side, low : low + side]
-    slope = np.linspace(-0.5, 0.5, side)
-    sky = 700.0 * (1 + scenario.gradient * (slope[None, :] - 0.7 * slope[:, None]))
-    noisy = rng.poisson((clean + sky) * GAIN) / GAIN + rng.normal(0, READ_NOISE / GAIN, clean.shape)
-    return noisy.astype(np.float32)
+    return padded[low : low + side, low : low + side]
 
 
 def _raw(data: NDArray[np.float32], wcs: str) -> RawCcd:
@@ -168,7 +179,7 @@ def _judged(
     good = (snr > 20) & alone & (distance < 3) & (difference.flags[line, column] == 0)
     rows, flux = table[row[good]], truth.transient_flux[good]
     error = np.asarray(rows["flux_psf_err"])
-    measured = np.asarray(rows["flux_psf"]) / _zero_point_ratio(truth, calibrated)
+    measured = np.asarray(rows["flux_psf"]) / zero_point_ratio(truth, calibrated)
     positions = [(rows[axis] - places[good, k]) / rows[f"{axis}_err"] for k, axis in enumerate(("x", "y"))]
     return Judged(
         sky=_blank_sky(truth, difference, changed, 2.5 * fwhm),
@@ -181,7 +192,7 @@ def _judged(
     )
 
 
-def _zero_point_ratio(truth: Truth, calibrated: CalibratedImage) -> float:
+def zero_point_ratio(truth: Truth, calibrated: CalibratedImage) -> float:
     """PSF fluxes of the image's stars over the truth: what a zero point takes out of every flux."""
     from scipy.spatial import cKDTree
 

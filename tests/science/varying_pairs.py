@@ -74,12 +74,15 @@ def stamp(sigma: float, half: int = 15) -> Array:
 
 def blank(shape: tuple[int, int], truth: Truth, radius_px: float) -> NDArray[np.bool_]:
     """Pixels farther than that from every source, and from the border."""
-    sky = np.zeros(shape, bool)
-    sky[12:-12, 12:-12] = True
-    yy, xx = np.indices(shape)
-    for x, y, _ in np.concatenate([truth.stars, truth.transients]):
-        sky &= (xx - x) ** 2 + (yy - y) ** 2 > radius_px**2
-    return sky
+    from scipy.ndimage import distance_transform_edt
+
+    empty = np.ones(shape, bool)
+    for sources in (truth.stars, truth.transients):
+        empty[sources[:, 1].astype(int), sources[:, 0].astype(int)] = False
+    sky = distance_transform_edt(empty) > radius_px
+    border = np.ones(shape, bool)
+    border[12:-12, 12:-12] = False
+    return np.asarray(sky & ~border)
 
 
 def _places(rng: np.random.Generator, shape: tuple[int, int], n: int, flux: Array) -> Array:

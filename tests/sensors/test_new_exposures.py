@@ -12,10 +12,12 @@ import pytest
 import sqlalchemy as sa
 from astropy.io import fits
 
+from io_managers.claims import Claims
 from io_managers.exposures import ExposureRegistry, one_line
+from io_managers.nights import exposure_states
 from seechange_assets.errors import BadExposure, ServiceUnavailable
 from sensors.new_exposures import MAX_EXPOSURES, REFUSE_AFTER_S, SETTLE_S, collect_drop, new_exposures
-from sql.models import RejectedFileRow
+from sql.models import ExposureClaimRow, RejectedFileRow
 from tests.sensors import rows
 
 LONG = "x" * 245 + ".fits"
@@ -230,21 +232,125 @@ class Refusing(Camera):
         raise BadExposure(f"{path}: junk")
 
 
-def test_the_sensor_requests_runs_of_science_exposures_once(store, database, instance, recipes, instrument, drop):
-    key, bias = "demo_20261122T040000", "demo_20261122T030000"
-    with database.session() as session:
-        session.add(rows.exposure(recipes, bias, kind="bias"))
-        session.flush()
-        session.add(rows.exposure(recipes, key))
-    put(drop, "bad.fits", b"junk")
+@pytest.fixture
+def tick(store, database, instance, recipes, instrument, drop):
+    """Evaluate the sensor; ``commit=False`` is a daemon that dies before it has submitted what was requested."""
+    cursor = None
     resources = {
         "registry": ExposureRegistry(store, instrument),
         "settings": SimpleNamespace(drop=drop),
         "recipes": recipes,
+        "database": database,
+        "instrument": instrument,
     }
-    result = new_exposures(dg.build_sensor_context(instance=instance, resources=resources))
-    assert [request.run_key for request in result.run_requests] == [f"{key}/01", f"{key}/02"]
+
+    def evaluate(commit=True):
+        nonlocal cursor
+        result = new_exposures(dg.build_sensor_context(instance=instance, cursor=cursor, resources=resources))
+        cursor = result.cursor if commit else cursor
+        return [request.run_key for request in result.run_requests]
+
+    return evaluate
+
+
+def add(database, recipes, *keys, **values):
+    for number, key in enumerate(keys):
+        with database.session() as session:  # one transaction each, in order: their sequence is
+            session.add(rows.exposure(recipes, key, **({"mjd": rows.MJD + number} | values)))
+
+
+def test_the_sensor_requests_runs_of_science_exposures_once(tick, database, instance, recipes, drop):
+    key, bias = "demo_20261122T040000", "demo_20261122T030000"
+    add(database, recipes, bias, kind="bias")
+    add(database, recipes, key)
+    put(drop, "bad.fits", b"junk")
+    assert tick() == [f"{key}/01", f"{key}/02"]
     assert instance.get_dynamic_partitions("exposure") == [key]
     assert names(drop) == ["refused"]
-    again = new_exposures(dg.build_sensor_context(instance=instance, cursor=result.cursor, resources=resources))
-    assert isinstance(again, dg.SkipReason)
+    assert tick() == []
+
+
+def test_the_oldest_come_first_and_a_few_at_a_time(tick, database, recipes):
+    for number in range(MAX_EXPOSURES + 2):
+        add(database, recipes, f"demo_{number}", mjd=rows.MJD - number, filters={"01": "r"})
+    first, second = tick(), tick()
+    assert first == [f"demo_{number}/01" for number in range(MAX_EXPOSURES + 1, 1, -1)]
+    assert second == ["demo_1/01", "demo_0/01"]
+    assert tick() == []
+
+
+def test_a_daemon_that_dies_loses_and_doubles_nothing(tick, database, recipes):
+    add(database, recipes, "demo_a", "demo_b", filters={"01": "r"})
+    lost = tick(commit=False)
+    assert tick() == lost == ["demo_a/01", "demo_b/01"]  # the same keys: what was submitted is not submitted again
+    assert tick() == []
+
+
+def test_held_exposures_wait_for_their_release(tick, database, recipes, instrument):
+    claims = Claims(database, instrument.name)
+    add(database, recipes, "demo_a", "demo_b", "demo_c", filters={"01": "r"})
+    assert claims.hold(["demo_a"], "clouds") == 1
+    assert tick() == ["demo_b/01", "demo_c/01"]
+    assert tick() == []
+    assert claims.release(["demo_a"]) == 1
+    assert tick() == ["demo_a/01"]
+    assert tick() == []
+
+
+def test_runs_that_ended_without_a_word_are_requested_again(tick, database, recipes, instance, instrument):
+    add(database, recipes, "demo_a")
+    assert tick() == ["demo_a/01", "demo_a/02"]
+    assert tick() == []
+    with database.session() as session:
+        session.add(rows.report(recipes, "demo_a", "diff", "reference/r/02", ccd="02"))
+    for attempt in (1, 2):
+        expire(database)
+        assert tick() == [f"demo_a/01/{attempt}"]
+    expire(database)
+    assert tick() == []
+    with database.session() as session:
+        (state,) = exposure_states(session, recipes, instrument.name)
+    assert [(ccd.state, ccd.step) for ccd in state.ccds] == [("failed", None), ("waiting", "diff")]
+    assert state.state == "failed"
+
+
+def test_a_queued_run_keeps_its_claim(tick, database, recipes, instance):
+    add(database, recipes, "demo_a", filters={"01": "r"})
+    tick()
+    key = dg.MultiPartitionKey({"exposure": "demo_a", "ccd": "01"})
+    run = dg.DagsterRun("process_ccd", status=dg.DagsterRunStatus.STARTED, tags={"dagster/partition": str(key)})
+    instance.add_run(run)
+    tick()
+    expire(database)
+    assert tick() == []
+    with database.session() as session:
+        assert session.get(ExposureClaimRow, "demo_a").attempt == 0
+
+
+def expire(database):
+    with database.session() as session:
+        session.execute(sa.update(ExposureClaimRow).values(expires_at=sa.text("now() - interval '1 minute'")))
+
+
+@pytest.mark.parametrize("target", ["secret.fits", "nowhere.fits"])
+def test_a_link_is_refused_unread(drop, registry, tmp_path, target):
+    (tmp_path / "secret.fits").write_bytes(b"good secret")
+    (drop / "a.fits").symlink_to(tmp_path / target)
+    (problem,) = collect_drop(drop, registry)
+    assert "symbolic link" in problem
+    assert registry.registered == registry.rejected == []
+    assert names(drop) == ["refused"]
+    (drop / "a.fits").symlink_to(tmp_path / target)
+    assert len(collect_drop(drop, registry)) == 1
+    assert (tmp_path / "secret.fits").read_bytes() == b"good secret"
+
+
+def test_a_marker_says_that_a_file_is_whole(drop, registry):
+    for name in ("good.fits", "writing.fits"):
+        put(drop, name, quiet_s=0)
+    put(drop, "bad.fits", b"junk", quiet_s=0)
+    for name in ("good.fits.done", "bad.fits.done", "later.fits.done"):
+        put(drop, name, b"")
+    assert len(collect_drop(drop, registry)) == 1
+    assert registry.registered == ["good.fits"]
+    assert names(drop) == ["later.fits.done", "refused", "writing.fits"]

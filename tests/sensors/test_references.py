@@ -6,7 +6,8 @@ import dagster as dg
 import pytest
 
 from seechange_assets.partitions import Partition
-from sensors.references import UNFINISHED, new_references
+from sensors.references import new_references
+from sensors.runs import UNFINISHED
 
 FIELD = Partition("f1.r", "01")
 
