@@ -355,7 +355,8 @@ def main() -> int:
     parser.add_argument("--image", type=Path, help="calibrated FITS image instead of the simulated one")
     parser.add_argument("--catalog", type=Path, help="star catalogue of that image")
     parser.add_argument("--repeat", type=int, default=3, help="runs of each step; the best counts")
-    parser.add_argument("--no-tools", action="store_true", help="leave out Debian's tools")
+    parser.add_argument("--no-tools", action="store_true", help="leave out Debian's tools and sfft")
+    parser.add_argument("--sfft-python", help="interpreter with the package sfft, if this one has not")
     options = parser.parse_args()
     if (options.image is None) != (options.catalog is None):
         parser.error("--image and --catalog go together")
@@ -375,6 +376,11 @@ def main() -> int:
     what = options.image or "simulated LS4 CCD"
     title = f"{what}: {nx} x {ny} pixels, {len(products['sources'].table)} sources, warm"
     verdicts = report(figures, others, title)
+    if not options.no_tools:
+        from benchmarks.subtraction import compare_subtraction
+
+        with tempfile.TemporaryDirectory() as folder:
+            verdicts |= compare_subtraction(products, Path(folder), options.sfft_python)
     RESULTS.mkdir(exist_ok=True)
     result = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"), "machine": platform.platform(), "title": title,
