@@ -166,7 +166,8 @@ class Sources:
     ``fwhm_px``, ``peak`` [ADU], ``snr``, ``extraction_flags``, ``image_flags`` (OR of `Flag`
     inside the isophote), ``star_score`` (0 galaxy … 1 star), ``is_good``, ``is_star``.
     ``fwhm_px`` is the seeing: the median FWHM of the stars. ``field_kind`` is ``galactic`` or ``extragalactic``,
-    from the catalogue's ``star_density_deg2`` [1/deg^2]; NaN if nobody asked.
+    from the catalogue's ``star_density_deg2`` [1/deg^2]; NaN if nobody asked. ``n_detected`` is the number of
+    sources found, of which only the brightest are in the table if ``is_limited``; -1 where nobody counted.
     """
 
     table: "Table"
@@ -174,6 +175,12 @@ class Sources:
     fwhm_px: float
     field_kind: str = "extragalactic"
     star_density_deg2: float = float("nan")
+    n_detected: int = -1
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether more sources were found than measured: the image is confusion limited."""
+        return self.n_detected > len(self.table)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ def test_later_layers_win_parameter_by_parameter(tmp_path):
 def test_critical_and_other_parameters_are_told_apart(tmp_path):
     recipes = build_recipes(settings_of(tmp_path))
     shown = {v.parameter: v.is_critical for v in effective_values(recipes.parameters("alerts"), None)}
-    assert shown == {"history_days": True, "topic": False, "enabled": False}
+    assert shown == {"history_days": True, "streams": False, "resend": False, "enabled": False}
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_the_same_values_written_otherwise_are_the_same_recipe(tmp_path):
 
 @pytest.fixture
 def command(tmp_path, monkeypatch):
-    settings = settings_of(tmp_path, "wcs: {max_stars: 1500}\nalerts: {topic: elsewhere}")
+    settings = settings_of(tmp_path, "wcs: {max_stars: 1500}\nalerts: {resend: true}")
     monkeypatch.setenv("SEECHANGE_HOME", str(tmp_path))
     monkeypatch.setenv("SEECHANGE_INSTRUMENT", "demo")
     monkeypatch.setenv("SEECHANGE_CONFIG", ":".join(str(file) for file in settings.config))
@@ -106,8 +106,8 @@ def test_show_and_diff_commands(command, tmp_path):
     assert {row["process"] for row in command("show", "wcs", "zp")} == {"wcs", "zp"}
     assert all(row["description"] for row in command("show", "wcs"))
     changed = {(row["process"], row["parameter"], row["is_critical"]) for row in command("diff")}
-    assert changed == {("wcs", "max_stars", True), ("alerts", "topic", False)}
+    assert changed == {("wcs", "max_stars", True), ("alerts", "resend", False)}
     other = tmp_path / "other.yaml"
-    other.write_text("wcs: {max_stars: 1200}\nalerts: {topic: elsewhere}")
+    other.write_text("wcs: {max_stars: 1200}\nalerts: {resend: true}")
     (row,) = command("diff", str(other))
     assert (row["here"], row["there"], row["origin there"]) == (1500, 1200, f"{other}:1")

@@ -15,7 +15,7 @@ class SourcesParameters(FieldParameters):
     """How sources are detected and measured, in the two kinds of fields."""
 
     process: ClassVar[str] = "sources"
-    algorithm_version: ClassVar[str] = "4"
+    algorithm_version: ClassVar[str] = "5"
     threshold: float = Field(4.0, ge=1.5, le=100.0, description="S/N of a matched-filtered pixel that makes a source.")
     aperture_radii_fwhm: tuple[float, ...] = Field(
         (1.0, 2.0, 3.0, 5.0), min_length=1, description="Radii of the apertures [seeing FWHM]."
@@ -28,6 +28,12 @@ class SourcesParameters(FieldParameters):
         2.5, ge=0.5, le=20.0, description="S/N of the rise above the saddle that parts two sources."
     )
     star_score_min: float = Field(0.5, ge=0.0, le=1.0, description="A star has a star score above this.")
+    max_sources: int = Field(
+        20000,
+        ge=100,
+        description="Brightest detections that are measured. More on one CCD means that the image is limited by the "
+        "confusion of its stars; the product then gives the number detected.",
+    )
 
     galactic: dict[str, Any] = Field({"threshold": 10.0}, description="Values that differ in galactic fields.")
     galactic_density_deg2: float = Field(

@@ -284,7 +284,7 @@ def alerts(
     ids = {name: recipes[name].id for name in _ASKED_FOR}
     made, packets = build_alerts(
         store.database, diff.info, associations, cutouts, diff.wcs, diff.psf, provenance_ids=ids,
-        **told, **parameters.arguments(),
+        is_test=recipes.parameters("associations").is_test, **told, **parameters.arguments(),
     )  # fmt: skip
     keep_container(store, diff.info, recipes, packets)
     deliver(store.database, stream)

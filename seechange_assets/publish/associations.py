@@ -39,6 +39,7 @@ class AssociationParameters(Parameters):
 
     process: ClassVar[str] = "associations"
     algorithm_version: ClassVar[str] = "3"
+    is_test: bool = Field(False, description="Objects of tests and experiments, which never meet the survey's own.")
     radius_arcsec: float = Field(2.0, gt=0, le=60, description="Farthest object that is the same one [arcsec].")
     min_score: float | None = Field(
         None, ge=0, le=1, description="Lowest real/bogus score kept; empty takes the cut of the scoring algorithm."

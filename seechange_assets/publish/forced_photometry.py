@@ -221,7 +221,8 @@ def forced_photometry(
 ) -> ForcedPhotometry:
     """PSF flux at every object in the footprint, here and, of objects detected here, in the days before."""
     ids = {name: recipes[name].id for name in ("associations", "forced_photometry", "diff")}
-    arguments = parameters.arguments_without("max_offset_arcsec")
+    is_test = recipes.parameters("associations").is_test
+    arguments = parameters.arguments_without("max_offset_arcsec") | {"is_test": is_test}
     photometry = force_at_objects(
         store.database, diff, provenance_id=ids["forced_photometry"], associations_id=ids["associations"], **arguments
     )
@@ -230,5 +231,5 @@ def forced_photometry(
         earlier: Difference = store.load("diff", Partition(exposure, ccd))
         return earlier
 
-    measure_history(store.database, load, diff, provenance_ids=ids, **parameters.arguments())
+    measure_history(store.database, load, diff, provenance_ids=ids, is_test=is_test, **parameters.arguments())
     return photometry

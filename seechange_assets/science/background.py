@@ -29,6 +29,8 @@ MAX_ITERATIONS = 12
 MIN_USABLE_FRACTION = 0.2
 # Fewer boxes have no trend; large sources that take more than this share of an image are none.
 MIN_BOXES_TREND, MAX_LARGE_SHARE = 6, 0.5
+# The slope inside a box comes from the medians of so many by so many parts of it, each with at least so many pixels.
+PARTS, MIN_PART_PIXELS = 4, 64
 # Of the boxes around one without data, row by row.
 NEIGHBOUR_WEIGHT = np.array([0.01, 1.0, 0.01, 1.0, 1.0, 1.0, 0.01, 1.0, 0.01])
 # Mean beyond the median by more than this many sigma: too crowded for the extrapolation to the mode.
@@ -39,6 +41,7 @@ SKEW_FACTOR, SKEW_FACTOR_MASKED = 1.5, 0.5
 
 FloatArray = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Axes = tuple[FloatArray, ...]
 
 
 def measure_background(
@@ -108,7 +111,8 @@ def sky_of_pixels(
 
 def _sky_of_boxes(level: FloatArray, rms: FloatArray, box: int, shape: tuple[int, int]) -> Background:
     """Boxes without data filled, outliers filtered."""
-    level, rms = _filtered(_filled(level)), _filtered(_filled(np.where(rms > 0, rms, np.nan)))
+    axes = _axes(box, shape)
+    level, rms = (_filtered(_filled(mesh, axes), axes) for mesh in (level, np.where(rms > 0, rms, np.nan)))
     rms = np.maximum(rms, 1e-3 * np.median(rms))
     return Background(
         level_mesh=level.astype(np.float32), rms_mesh=rms.astype(np.float32), box_size_px=box,
@@ -129,7 +133,8 @@ def _covered(data: FloatImage, usable: Mask, sky: Background) -> Mask:
     box = max(sky.box_size_px // BIN_PX, 1)
     large = np.zeros(excess.shape, bool)
     if sky.level_mesh.size >= MIN_BOXES_TREND:
-        lower = np.minimum(sky.level_mesh, _trend(sky.level_mesh.astype(np.float64)).astype(np.float32))
+        trend = _trend(sky.level_mesh.astype(np.float64), _axes(sky.box_size_px, sky.shape))
+        lower = np.minimum(sky.level_mesh, trend.astype(np.float32))
         large = large_sources(excess_of_bins(sums, _rendered(lower, sky, smooth=True, step=BIN_PX), rms), box)
         large &= large.mean() < MAX_LARGE_SHARE
     small = small_sources(excess)
@@ -150,7 +155,7 @@ def _scalar(sky: Background) -> Background:
 
 def _polynomial(sky: Background, degree: int) -> Background:
     """The level as a polynomial of the position, in the boxes of the mesh."""
-    level = _trend(sky.level_mesh.astype(np.float64), degree)
+    level = _trend(sky.level_mesh.astype(np.float64), _axes(sky.box_size_px, sky.shape), degree)
     return replace(sky, level_mesh=level.astype(np.float32), level=float(np.median(level)))
 
 
@@ -167,17 +172,42 @@ def rms_map(background: Background) -> FloatImage:
 def _measure_boxes(
     data: FloatImage, usable: Mask, box: int, *, skew_factor: float = SKEW_FACTOR, every: int = 1
 ) -> tuple[FloatArray, FloatArray]:
-    """Level and rms of each box, NaN where too few pixels are usable; of every so many rows."""
+    """Level and rms of each box, NaN where too few pixels are usable; of every so many rows.
+
+    The level is that in the middle of the box.
+    """
     ny, nx = data.shape
     level = np.full((-(-ny // box), -(-nx // box)), np.nan)
     rms = np.full_like(level, np.nan)
     for i, j in np.ndindex(level.shape):
         cut = np.s_[i * box : (i + 1) * box : every, j * box : (j + 1) * box]
         inside = usable[cut]
-        pixels = data[cut][inside]
-        if pixels.size >= max(MIN_USABLE_FRACTION * inside.size, 9):
+        if np.count_nonzero(inside) >= max(MIN_USABLE_FRACTION * inside.size, 9):
+            pixels = (data[cut] - _slope(data[cut], inside))[inside]
             level[i, j], rms[i, j] = mode_and_rms(pixels, skew_factor)
     return level, rms
+
+
+def _slope(data: FloatImage, usable: Mask) -> FloatImage | np.float32:
+    """Plane through the sky of a box, zero in its middle: left in, it would pass for noise of the sky.
+
+    Zero where too few parts of the box have a median to tell.
+    """
+    middles = [np.array_split(np.linspace(-1, 1, n, dtype=np.float32), PARTS) for n in data.shape]
+    parts = [
+        (np.median(pixels), u.mean(), v.mean())
+        for v, rows, used in zip(middles[0], np.array_split(data, PARTS), np.array_split(usable, PARTS), strict=True)
+        for u, part, mask in zip(
+            middles[1], np.array_split(rows, PARTS, axis=1), np.array_split(used, PARTS, axis=1), strict=True
+        )
+        if (pixels := part[mask]).size >= MIN_PART_PIXELS
+    ]
+    if len(parts) <= PARTS * PARTS // 2:
+        return np.float32(0)
+    value, u, v = np.array(parts, np.float64).T
+    _, along, up = _least_absolute(np.stack([np.ones_like(u), u, v], axis=1), value)
+    ny, nx = data.shape
+    return (np.linspace(-up, up, ny)[:, None] + np.linspace(-along, along, nx)).astype(np.float32)
 
 
 def mode_and_rms(pixels: NDArray[np.float32], skew_factor: float = SKEW_FACTOR) -> tuple[float, float]:
@@ -248,9 +278,9 @@ def _lower_rms(ordered: FloatArray, total: FloatArray, squares: FloatArray, low:
 TRUNCATED_RMS = 0.98658
 
 
-def _filled(mesh: FloatArray) -> FloatArray:
+def _filled(mesh: FloatArray, axes: Axes) -> FloatArray:
     """Give boxes without data the trend of the others and the mean departure of their neighbours from it."""
-    trend = _trend(mesh)
+    trend = _trend(mesh, axes)
     rest = mesh - trend
     while np.isnan(rest).any():
         padded = np.pad(rest, 1, constant_values=np.nan)
@@ -266,7 +296,7 @@ def _filled(mesh: FloatArray) -> FloatArray:
     return trend + rest
 
 
-def _filtered(mesh: FloatArray) -> FloatArray:
+def _filtered(mesh: FloatArray, axes: Axes) -> FloatArray:
     """3x3 median of the mesh around its smooth trend.
 
     Taking the trend out first keeps a gradient of the sky unharmed at the border, where a plain
@@ -276,15 +306,26 @@ def _filtered(mesh: FloatArray) -> FloatArray:
 
     if mesh.size < MIN_BOXES_TREND:
         return mesh
-    trend = _trend(mesh)
+    trend = _trend(mesh, axes)
     filtered: FloatArray = median_filter(mesh - trend, size=3, mode="nearest")
     return trend + filtered
 
 
-def _trend(mesh: FloatArray, degree: int = 2) -> FloatArray:
+def _axes(box: int, shape: tuple[int, int]) -> Axes:
+    """Centres of the boxes along y and x in units of half the image: the last box may be narrow, its step short."""
+    return tuple(2 * _centers(n, box) / n - 1 for n in shape)
+
+
+def _centers(n: int, box: int) -> FloatArray:
+    """Middle of each box along an axis [pixel]."""
+    edges = np.append(np.arange(0, n, box), n)
+    return np.asarray((edges[:-1] + edges[1:] - 1) / 2.0)
+
+
+def _trend(mesh: FloatArray, axes: Axes, degree: int = 2) -> FloatArray:
     """Polynomial of least absolute residuals through the measured boxes, at all boxes."""
     known = np.isfinite(mesh).ravel()
-    v, u = (axis.ravel() for axis in np.meshgrid(*(np.linspace(-1, 1, n) for n in mesh.shape), indexing="ij"))
+    v, u = (axis.ravel() for axis in np.meshgrid(*axes, indexing="ij"))
     # Two boxes for each coefficient of a plane, four for higher powers; never one that an axis has no boxes for.
     while degree > 0 and (known.sum() < (degree + 1) * (degree + 2) * min(degree, 2) or min(mesh.shape) <= degree):
         degree -= 1
@@ -318,8 +359,7 @@ def _interpolation_matrix(n: int, box: int, smooth: bool, step: int = 1) -> Floa
     """
     from scipy.interpolate import CubicSpline
 
-    edges = np.append(np.arange(0, n, box), n)
-    centers = (edges[:-1] + edges[1:] - 1) / 2.0
+    centers = _centers(n, box)
     if centers.size == 1:
         return np.ones((-(-n // step), 1), np.float32)
     pixels = np.arange(0, n, step) + (step - 1) / 2.0

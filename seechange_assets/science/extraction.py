@@ -18,7 +18,7 @@ from seechange_assets.products import FloatImage
 # Bits of ``flag``, those of SExtractor: one of several connected sources, cut by the border, without a shape.
 MERGED, TRUNCATED, SINGULAR = 1, 2, 8
 OBJECT = np.dtype(
-    [(name, np.float64) for name in ("x", "y", "a", "b", "theta", "errx2", "erry2", "cxx", "cyy", "cxy", "peak")]
+    [(name, np.float64) for name in ("x", "y", "a", "b", "theta", "errx2", "erry2", "cxx", "cyy", "cxy", "flux", "peak")]
     + [(name, np.int64) for name in ("xmin", "xmax", "ymin", "ymax", "npix", "flag")]
 )
 
@@ -66,7 +66,7 @@ def extract_objects(
     ndarray of `OBJECT`, shape (n,)
         In the order of their peaks, row by row. Moments are those of the filtered light above zero: centre ``x, y``
         with variances ``errx2, erry2``, Gaussian sigmas ``a, b`` along ``theta`` [radian], ellipse
-        ``cxx, cyy, cxy``. ``peak`` is the brightest unfiltered pixel.
+        ``cxx, cyy, cxy``; their sum is ``flux`` [ADU]. ``peak`` is the brightest unfiltered pixel.
     """
     noise = float(np.sum(np.square(taps.astype(np.float64))))
     # Light that is only connected below the threshold decides whether a peak stands for itself, too.
@@ -110,7 +110,7 @@ def _as_objects(
         found[name] = sums[:, column] / total**2
     for name, column in (("peak", 9), ("xmin", 10), ("xmax", 11), ("ymin", 12), ("ymax", 13)):
         found[name] = sums[:, column]
-    found["npix"] = area
+    found["npix"], found["flux"] = area, total
     cut = (found["xmin"] == 0) | (found["ymin"] == 0)
     cut |= (found["xmax"] == shape[1] - 1) | (found["ymax"] == shape[0] - 1)
     found["flag"] = MERGED * blended + TRUNCATED * cut + SINGULAR * thin

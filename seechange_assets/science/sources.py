@@ -76,6 +76,7 @@ def extract_sources(
     deblend_contrast: float = 0.005,
     deblend_significance: float = 2.5,
     star_score_min: float = 0.5,
+    max_sources: int = 20000,
 ) -> Sources:
     """Detect and measure the sources of an image.
 
@@ -96,11 +97,15 @@ def extract_sources(
         ... and rises above the saddle by this many sigma of the filtered noise.
     star_score_min : float
         ``is_star`` needs a ``star_score`` above this.
+    max_sources : int
+        Where more are detected, the brightest this many in filtered light are measured. The others still part and
+        flag their neighbours: they are left out after deblending.
 
     Returns
     -------
     Sources
         Possibly with no rows. Without any source bright enough to tell the seeing ``fwhm_px`` is NaN.
+        ``n_detected`` is the number before the cut to `max_sources`.
 
     Raises
     ------
@@ -108,7 +113,18 @@ def extract_sources(
         If nearly all of the image lies over the threshold.
     """
     pixels = _pixels(image, background)
-    found, shapes, seeing = _detected(pixels, threshold, min_area_px, deblend_contrast, deblend_significance)
+    guess = _guessed_seeing(pixels)
+    detected = extract_objects(
+        pixels.data, pixels.rms, pixels.masked, taps=matched_taps(guess.fwhm_px), threshold=threshold,
+        gain=pixels.gain, min_area_px=min_area_px, deblend_contrast=deblend_contrast,
+        deblend_significance=deblend_significance,
+    )  # fmt: skip
+    if detected["npix"].sum() > MAX_LIT_SHARE * pixels.data.size:
+        raise BadPixels(
+            f"sources of {pixels.name}: nearly all pixels lie over the threshold; check the background and its rms"
+        )
+    found = _brightest(detected, max_sources)
+    shapes, seeing = _measured_shapes(pixels, found, guess)
     radii = tuple(float(radius * seeing.fwhm_px) for radius in aperture_radii_fwhm)
     columns = _columns(pixels, found, shapes, seeing, radii)
     columns["star_score"] = star_scores(
@@ -117,7 +133,9 @@ def extract_sources(
     )  # fmt: skip
     columns["is_star"] = columns["is_good"] & (columns["star_score"] > star_score_min)
     fwhm_px = seeing.fwhm_px if seeing.measured else float("nan")
-    return Sources(table=_sorted_table(columns), aperture_radii_px=radii, fwhm_px=fwhm_px)
+    return Sources(
+        table=_sorted_table(columns), aperture_radii_px=radii, fwhm_px=fwhm_px, n_detected=int(detected.size)
+    )
 
 
 def _pixels(image: Image, background: Background) -> _Pixels:
@@ -129,29 +147,29 @@ def _pixels(image: Image, background: Background) -> _Pixels:
     return _Pixels(data, rms_map(background), unusable, image.flags, image.info.gain, name)
 
 
-def _detected(
-    pixels: _Pixels, threshold: float, min_area_px: int, deblend_contrast: float, deblend_significance: float
-) -> tuple[NDArray[np.void], WindowedShapes, _Seeing]:
-    """The objects, their shapes, and the seeing: guessed from bright sources first, then measured on all."""
+def _guessed_seeing(pixels: _Pixels) -> _Seeing:
+    """The seeing of the bright sources that a first look finds."""
     bright = _quick_look(pixels)
     isophotal = np.sqrt(np.median(bright["a"] * bright["b"])) if bright.size else FIRST_GUESS_SIGMA_PX
     sigma_px = float(np.clip(isophotal, *GUESS_RANGE_SIGMA_PX))
     guess = _Seeing(FWHM_PER_SIGMA * sigma_px, sigma_px, measured=False)
-    seeing = _measured_seeing(pixels, bright, _shapes(pixels, bright, guess.sigma_px), guess)
-    found = extract_objects(
-        pixels.data, pixels.rms, pixels.masked, taps=matched_taps(seeing.fwhm_px), threshold=threshold,
-        gain=pixels.gain, min_area_px=min_area_px, deblend_contrast=deblend_contrast,
-        deblend_significance=deblend_significance,
-    )  # fmt: skip
-    if found["npix"].sum() > MAX_LIT_SHARE * pixels.data.size:
-        raise BadPixels(
-            f"sources of {pixels.name}: nearly all pixels lie over the threshold; check the background and its rms"
-        )
-    shapes, window = _shapes(pixels, found, seeing.sigma_px), seeing.sigma_px
-    seeing = _measured_seeing(pixels, found, shapes, seeing)
+    return _measured_seeing(pixels, bright, _shapes(pixels, bright, guess.sigma_px), guess)
+
+
+def _brightest(found: NDArray[np.void], count: int) -> NDArray[np.void]:
+    """The objects with most detected light, in the order they were found; of equal ones the first."""
+    if found.size <= count:
+        return found
+    return found[np.sort(np.argsort(-found["flux"], kind="stable")[:count])]
+
+
+def _measured_shapes(pixels: _Pixels, found: NDArray[np.void], guess: _Seeing) -> tuple[WindowedShapes, _Seeing]:
+    """Positions and sizes under the window of the guess, and the seeing that they tell."""
+    shapes = _shapes(pixels, found, guess.sigma_px)
+    seeing = _measured_seeing(pixels, found, shapes, guess)
     if found.size and seeing.fwhm_px < UNDERSAMPLED_FWHM_PX:
-        shapes = phase_corrected(shapes, fwhm_px=seeing.fwhm_px, beta=seeing.beta, seeing_sigma_px=window)
-    return found, shapes, seeing
+        shapes = phase_corrected(shapes, fwhm_px=seeing.fwhm_px, beta=seeing.beta, seeing_sigma_px=guess.sigma_px)
+    return shapes, seeing
 
 
 def matched_taps(fwhm_px: float) -> NDArray[np.float32]:

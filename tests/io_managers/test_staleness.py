@@ -79,7 +79,7 @@ def work(database, recipes, **arguments):
 def test_nothing_is_stale_under_the_recipes_that_made_it(database, recipes, tmp_path):
     assert groups(database, recipes) == []
     assert work(database, recipes) == []
-    assert groups(database, configured(tmp_path, "alerts: {topic: other, enabled: false}")) == []
+    assert groups(database, configured(tmp_path, "alerts: {resend: true, enabled: false}")) == []
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -172,7 +172,7 @@ def test_recipes_read_back_are_the_ones_written(database, tags, recipes):
     ("body", "expected"),
     [
         ("wcs: {max_stars: 1500}", {("wcs", "max_stars", 2000, 1500)}),
-        ("alerts: {topic: test-alerts}", set()),
+        ("alerts: {resend: true}", set()),
         ("measurements: {bad_thresholds: {elongation: 2.5}}", {("measurements", "bad_thresholds.elongation", 3, 2.5)}),
         (
             "image: {cosmic_rays: false}\nzp: {min_stars: 8}",

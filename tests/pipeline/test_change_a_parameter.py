@@ -73,12 +73,14 @@ def stale_in_dagster(world: World, reload: bool = True) -> dict[str, int]:
     found = {}
     for node in ask(world, "{ assetNodes { assetKey { path } partitionKeys } }")["assetNodes"]:
         asset = node["assetKey"]["path"][-1]
+        if not node["partitionKeys"]:
+            continue
         asked = " ".join(
             f"p{i}: staleStatus(partition: {json.dumps(key)})" for i, key in enumerate(node["partitionKeys"])
         )
         query = f'{{ assetNodeOrError(assetKey: {{path: ["{asset}"]}}) {{ ... on AssetNode {{ {asked} }} }} }}'
         answers = list(ask(world, query)["assetNodeOrError"].values())
-        assert "FRESH" in answers or "STALE" in answers or asset.startswith("master_"), asset
+        assert "FRESH" in answers or "STALE" in answers or asset.startswith("master_") or asset == "night_report", asset
         if n_stale := answers.count("STALE"):
             found[asset] = n_stale
     return found
@@ -110,7 +112,7 @@ def test_change_and_change_back(processed):
     assert world.cli("provenance", "tag", "clone", "current", "before").code == 0
     files, before = world.files(), attempts(world)
 
-    configure(world, "alerts: {topic: 'elsewhere-{night}'}")  # not critical
+    configure(world, "alerts: {enabled: false}")  # not critical
     assert stale(world) == stale_in_dagster(world) == {}
 
     configure(world, "wcs: {max_stars: 1500}")

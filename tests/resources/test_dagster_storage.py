@@ -67,7 +67,7 @@ def test_the_rendered_instance_is_the_template_with_our_numbers(instance):
     assert type(instance.run_launcher).__name__ == "DefaultRunLauncher"
     assert type(instance.compute_log_manager).__name__ == "NoOpComputeLogManager"
     assert instance.run_monitoring_enabled
-    assert not instance.run_retries_enabled
+    assert instance.run_retries_enabled
     assert not instance.telemetry_enabled
     assert not instance.nux_enabled
 

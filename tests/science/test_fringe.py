@@ -67,7 +67,7 @@ def sky_images(seed: int, count: int) -> tuple[list[Image], np.ndarray]:
 
 def test_fringe_master_and_step() -> None:
     images, true = sky_images(3, 6)
-    arguments = MasterFringeParameters().arguments_without("max_frames", "master_set")
+    arguments = MasterFringeParameters().arguments_without("max_frames", "master_set", "steps")
     master = build_fringe(images, calibration="c", **arguments)
     inside = np.s_[64:-64, 64:-64]
     good = (master.flags == 0)[inside]
