@@ -9,6 +9,9 @@ from resources.services.supervisor import Supervisor
 from resources.settings import Settings, project_root
 
 NAME = "workers"
+#: Arrays of a megabyte or more get pages of their own, which go back when they are freed: a worker that lives long would
+#: otherwise keep the sum of the largest steps it has seen.
+GLIBC = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_ARENA_MAX": "2"}
 START_TIMEOUT_S = 120.0
 
 
@@ -32,7 +35,7 @@ def start(settings: Settings, supervisor: Supervisor) -> None:
     if running is not None and supervisor.address(NAME) == wanted:
         return
     supervisor.stop(NAME, patience_s=120.0)
-    environment = dagster_ui.environment(settings) | {"SEECHANGE_QUEUE_URL": settings.queue_url}
+    environment = {**GLIBC, **dagster_ui.environment(settings), "SEECHANGE_QUEUE_URL": settings.queue_url}
     process = supervisor.start(NAME, command(settings), address=wanted, environment=environment, folder=project_root())
     supervisor.wait_until_ready(NAME, process, lambda: answers(settings), timeout_s=START_TIMEOUT_S)
 

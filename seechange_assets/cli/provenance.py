@@ -158,7 +158,7 @@ def _recipes(store: Any, name: str) -> Any:
 def _store() -> Any:
     from seechange_assets.cli.session import open_session
 
-    return open_session(settings()).store
+    return open_session(settings()).ledger
 
 
 def _tags() -> Any:

@@ -88,7 +88,7 @@ def workers(
     import os
 
     from resources.services import dagster_ui
-    from resources.services.workers import command
+    from resources.services.workers import GLIBC, command
     from resources.settings import available_cores
 
     configuration = settings()
@@ -96,7 +96,7 @@ def workers(
     configuration = configuration.model_copy(update={"workers": count})
     dagster_ui.prepare_home(configuration)
     arguments = command(configuration)
-    os.execve(arguments[0], arguments, os.environ | dagster_ui.environment(configuration))  # noqa: S606 (no shell)
+    os.execve(arguments[0], arguments, {**GLIBC, **os.environ, **dagster_ui.environment(configuration)})  # noqa: S606 (no shell)
 
 
 def _show(statuses: "list[ServiceStatus]", as_json: bool) -> None:

@@ -9,6 +9,16 @@ from typing import Any
 from seechange_assets.errors import ServiceUnavailable
 
 
+@dataclass(frozen=True)
+class Ledger:
+    """Rows and recipes of a survey, for commands that need neither products nor Dagster."""
+
+    database: Any
+    recipes: Any
+    instrument: str
+    tag: str
+
+
 @dataclass
 class Session:
     """Everything a command needs to act on the survey."""
@@ -21,12 +31,21 @@ class Session:
         from seechange_assets.definitions import build_store
 
         store = build_store(self.settings)
-        found, newest = store.database.revisions()
-        if found != newest:
-            raise ServiceUnavailable(
-                f"the database has revision {found}, the code needs {newest}: run `seechange db upgrade`"
-            )
+        _check_revision(store.database)
         return store
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The survey's rows under the current recipes; no asset is imported."""
+        from io_managers.recipes import with_reference_set
+        from resources.database import Database
+        from seechange_assets.recipe_file import recipes_in_force
+
+        database = Database(lambda: self.settings.database_url)
+        recipes = recipes_in_force(self.settings)
+        _check_revision(database)
+        pinned = with_reference_set(recipes, database, self.settings)
+        return Ledger(database, pinned, self.settings.instrument, self.settings.tag)
 
     @cached_property
     def registry(self) -> Any:
@@ -73,6 +92,14 @@ class Session:
             asset_selection=[dg.AssetKey(asset) for asset in assets],
             raise_on_error=False,
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+
+
+def _check_revision(database: Any) -> None:
+    found, newest = database.revisions()
+    if found != newest:
+        raise ServiceUnavailable(
+            f"the database has revision {found}, the code needs {newest}: run `seechange db upgrade`"
         )
 
 

@@ -35,7 +35,7 @@ def stale(
     Nothing is changed. Without --partitions the answer is grouped by asset and old recipe.
     """
     session = _session()
-    with busy("comparing rows and recipes"), session.store.database.session() as rows:
+    with busy("comparing rows and recipes"), session.ledger.database.session() as rows:
         compared = _staleness(session, rows)
         groups = compared.groups(_names(assets), night)
         work = compared.work(_names(assets), night) if list_partitions else []
@@ -71,13 +71,13 @@ def backfill(
     from sensors import backfill as dagster_side
 
     session = _session()
-    store = session.store
-    with busy("comparing rows and recipes"), store.database.session() as rows:
+    ledger = session.ledger
+    with busy("comparing rows and recipes"), ledger.database.session() as rows:
         compared = _staleness(session, rows)
         work = compared.work(_names(assets), night, limit)
         n_known = compared.count_recognisable(_names(assets), night)
         known = compared.recognisable(_names(assets), night) if n_known and not dry_run else {}
-    instance, tag = session.instance, store.tag
+    instance, tag = session.instance, ledger.tag
     unfinished = dagster_side.without_unfinished(instance, work, tag)
     wanted = dagster_side.in_window(instance, unfinished)
     plan = {
@@ -163,7 +163,7 @@ def _session() -> "Session":
 def _staleness(session: "Session", rows: Any) -> Any:
     from io_managers.staleness import Staleness
 
-    return Staleness(rows, session.store.recipes, session.store.instrument)
+    return Staleness(rows, session.ledger.recipes, session.ledger.instrument)
 
 
 def _names(given: list[str] | None) -> list[str]:
