@@ -9,8 +9,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from seechange_assets.errors import ProductNotFound
-from seechange_assets.provenance import ID_LENGTH, REFERENCE, Provenance, StoredProvenance, canonical
+from resources.database import Database
+from resources.settings import Settings
+from seechange_assets.errors import ProductNotFound, ServiceUnavailable
+from seechange_assets.provenance import ID_LENGTH, REFERENCE, Provenance, Recipes, StoredProvenance, canonical
 from sql.models import ProvenanceRow, ProvenanceUpstreamRow, ReferenceRow
 
 Recipe = Provenance | StoredProvenance
@@ -102,6 +104,20 @@ def recipe_of_reference_set(session: Session, wanted: Recipe, instrument: str) -
         if parameters == dict(wanted.parameters):
             return family(stored(session, [provenance_id]), provenance_id)
     return None
+
+
+def with_reference_set(recipes: Recipes, database: Database, settings: Settings) -> Recipes:
+    """The recipes with that of the reference set in use, where it has references already.
+
+    A set keeps the recipe that its first reference was made by, so what is changed later makes none of them stale.
+    """
+    try:
+        settings.database_url  # noqa: B018  (no server was ever started: there are no references)
+    except ServiceUnavailable:
+        return recipes
+    with database.session() as session:
+        made = recipe_of_reference_set(session, recipes[REFERENCE], settings.instrument)
+    return recipes.pinned(made) if made else recipes
 
 
 @dataclass(frozen=True, slots=True)

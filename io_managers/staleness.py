@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, aliased
 from io_managers.recipes import Change, changes_between, stored
 from seechange_assets.errors import ParameterError
 from seechange_assets.parameters import unknown_name
-from seechange_assets.partitions import Partition
+from seechange_assets.partition import Partition
 from seechange_assets.provenance import Recipes
 from sql.base import ProductRow
 from sql.models import PRODUCT_ROWS, ExposureRow, ProvenanceRow, ProvenanceUpstreamRow

@@ -13,7 +13,7 @@ from io_managers.archive import ArchiveIOManager
 from io_managers.exposures import ExposureRegistry
 from io_managers.lookups import SurveyStore
 from io_managers.night_numbers import NightBook
-from io_managers.recipes import recipe_of_reference_set
+from io_managers.recipes import with_reference_set
 from resources.alert_brokers import alert_stream
 from resources.archive import Archive
 from resources.archived_excerpts import ArchivedExcerpts
@@ -28,10 +28,9 @@ from seechange_assets.assess.night_report import night_report
 from seechange_assets.calibrate import background, image, psf, sources, wcs, zp
 from seechange_assets.data_product import PARAMETER_MODELS
 from seechange_assets.discover import cutouts, detections, diff, measurements, reference, scores
-from seechange_assets.errors import ServiceUnavailable
 from seechange_assets.instruments.base import Instrument, get_instrument
 from seechange_assets.layers import Layers, check_sections, load_layers, parameters_of
-from seechange_assets.provenance import REFERENCE, Recipes
+from seechange_assets.provenance import Recipes
 from seechange_assets.publish import alerts, associations, forced_photometry
 from sensors import RUN_SENSORS, SCHEDULES, SENSORS, jobs
 
@@ -89,20 +88,6 @@ def build_recipes(settings: Settings) -> Recipes:
     camera = {"instrument": instrument.name, "constants": instrument.constants()}
     parameters["exposure"] = exposure.ExposureParameters(**camera)
     return Recipes(parameters, upstreams)
-
-
-def with_reference_set(recipes: Recipes, database: Database, settings: Settings) -> Recipes:
-    """The recipes with that of the reference set in use, where it has references already.
-
-    A set keeps the recipe that its first reference was made by, so what is changed later makes none of them stale.
-    """
-    try:
-        settings.database_url  # noqa: B018  (no server was ever started: there are no references)
-    except ServiceUnavailable:
-        return recipes
-    with database.session() as session:
-        made = recipe_of_reference_set(session, recipes[REFERENCE], settings.instrument)
-    return recipes.pinned(made) if made else recipes
 
 
 def build_assets(recipes: Recipes, instrument: Instrument) -> list[Any]:

@@ -1,10 +1,10 @@
 """How products are partitioned, and which partitions of one asset feed another."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import dagster as dg
+
+from seechange_assets.partition import Partition as Partition  # noqa: PLC0414  (one place to import from)
 
 EXPOSURE, CALIBRATION, FIELD_FILTER, NIGHT = "exposure", "calibration", "field_filter", "night"
 
@@ -12,24 +12,6 @@ exposure = dg.DynamicPartitionsDefinition(name=EXPOSURE)
 calibration = dg.DynamicPartitionsDefinition(name=CALIBRATION)
 field_filter = dg.DynamicPartitionsDefinition(name=FIELD_FILTER)
 night = dg.DynamicPartitionsDefinition(name=NIGHT)
-
-
-@dataclass(frozen=True, slots=True)
-class Partition:
-    """One partition of a CCD-wise asset.
-
-    ``key`` is the exposure, the calibration run (a night) or ``field.filter``.
-    """
-
-    key: str
-    ccd: str
-
-    @classmethod
-    def of(cls, context: Any) -> "Partition":
-        """The partition of a running step or of an IO manager's context."""
-        partition_key = context.partition_key
-        keys = dict(partition_key.keys_by_dimension)
-        return cls(ccd=keys.pop("ccd"), key=keys.popitem()[1])
 
 
 def by_ccd(other: dg.PartitionsDefinition, dimension: str, ccds: Sequence[str]) -> dg.MultiPartitionsDefinition:

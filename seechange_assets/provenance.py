@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from seechange_assets.errors import ParameterError
@@ -97,7 +98,7 @@ class Recipes(Mapping[str, Provenance | StoredProvenance]):
         self._upstreams = {name: tuple(upstreams.get(name, ())) for name in parameters}
         self._reference_set = reference
         self._provenances: dict[str, Provenance | StoredProvenance] = {}
-        self._references: Recipes | None = self
+        self._set_recipes: Mapping[str, StoredProvenance] | None = None
         for name in parameters:
             self._resolve(name)
 
@@ -151,14 +152,16 @@ class Recipes(Mapping[str, Provenance | StoredProvenance]):
         if set_recipe[REFERENCE].id == self[REFERENCE].id:
             return self
         pinned = Recipes(self._parameters, self._upstreams, set_recipe[REFERENCE])
-        parameters = dict(self._parameters)
-        for name in set_recipe.keys() & parameters.keys():
-            parameters[name] = parameters[name].restored(set_recipe[name].parameters)
-        again = Recipes(parameters, self._upstreams)
-        pinned._references = again if again[REFERENCE].id == set_recipe[REFERENCE].id else None
+        pinned._set_recipes = set_recipe
         return pinned
 
-    @property
+    @cached_property
     def references(self) -> "Recipes | None":
         """The recipes by which references and their images are made; None if this code cannot make them any more."""
-        return self._references
+        if self._set_recipes is None:
+            return self
+        parameters = dict(self._parameters)
+        for name in self._set_recipes.keys() & parameters.keys():
+            parameters[name] = parameters[name].restored(self._set_recipes[name].parameters)
+        again = Recipes(parameters, self._upstreams)
+        return again if again[REFERENCE].id == self._set_recipes[REFERENCE].id else None

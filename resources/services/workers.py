@@ -9,8 +9,8 @@ from resources.services.supervisor import Supervisor
 from resources.settings import Settings, project_root
 
 NAME = "workers"
-#: Arrays of a megabyte or more get pages of their own, which go back when they are freed: a worker that lives long would
-#: otherwise keep the sum of the largest steps it has seen.
+#: Arrays of a megabyte or more get pages of their own, which go back when they are freed: a worker that lives long
+#: would otherwise keep the sum of the largest steps it has seen.
 GLIBC = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_ARENA_MAX": "2"}
 START_TIMEOUT_S = 120.0
 

@@ -11,7 +11,7 @@ class BackgroundParameters(Parameters):
     """How the sky is measured."""
 
     process: ClassVar[str] = "background"
-    algorithm_version: ClassVar[str] = "2"
+    algorithm_version: ClassVar[str] = "3"
     box_size_px: int = Field(256, ge=16, le=1024, description="Side of a box of the mesh [pixel].")
     form: Literal["map", "polynomial", "scalar"] = Field("map", description="How the level varies over the image.")
     polynomial_degree: int = Field(2, ge=0, le=4, description="Degree of the polynomial form.")

@@ -29,10 +29,10 @@ class SourcesParameters(FieldParameters):
     )
     star_score_min: float = Field(0.5, ge=0.0, le=1.0, description="A star has a star score above this.")
     max_sources: int = Field(
-        20000,
+        30000,
         ge=100,
-        description="Brightest detections that are measured. More on one CCD means that the image is limited by the "
-        "confusion of its stars; the product then gives the number detected.",
+        description="Brightest detections that are measured, which bounds the time that crowds of stars take; the "
+        "product also gives the number detected.",
     )
 
     galactic: dict[str, Any] = Field({"threshold": 10.0}, description="Values that differ in galactic fields.")

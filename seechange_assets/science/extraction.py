@@ -18,7 +18,10 @@ from seechange_assets.products import FloatImage
 # Bits of ``flag``, those of SExtractor: one of several connected sources, cut by the border, without a shape.
 MERGED, TRUNCATED, SINGULAR = 1, 2, 8
 OBJECT = np.dtype(
-    [(name, np.float64) for name in ("x", "y", "a", "b", "theta", "errx2", "erry2", "cxx", "cyy", "cxy", "flux", "peak")]
+    [
+        (name, np.float64)
+        for name in ("x", "y", "a", "b", "theta", "errx2", "erry2", "cxx", "cyy", "cxy", "flux", "peak")
+    ]
     + [(name, np.int64) for name in ("xmin", "xmax", "ymin", "ymax", "npix", "flag")]
 )
 

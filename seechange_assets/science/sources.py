@@ -76,7 +76,7 @@ def extract_sources(
     deblend_contrast: float = 0.005,
     deblend_significance: float = 2.5,
     star_score_min: float = 0.5,
-    max_sources: int = 20000,
+    max_sources: int = 30000,
 ) -> Sources:
     """Detect and measure the sources of an image.
 
@@ -114,15 +114,7 @@ def extract_sources(
     """
     pixels = _pixels(image, background)
     guess = _guessed_seeing(pixels)
-    detected = extract_objects(
-        pixels.data, pixels.rms, pixels.masked, taps=matched_taps(guess.fwhm_px), threshold=threshold,
-        gain=pixels.gain, min_area_px=min_area_px, deblend_contrast=deblend_contrast,
-        deblend_significance=deblend_significance,
-    )  # fmt: skip
-    if detected["npix"].sum() > MAX_LIT_SHARE * pixels.data.size:
-        raise BadPixels(
-            f"sources of {pixels.name}: nearly all pixels lie over the threshold; check the background and its rms"
-        )
+    detected = _detected(pixels, guess, threshold, min_area_px, deblend_contrast, deblend_significance)
     found = _brightest(detected, max_sources)
     shapes, seeing = _measured_shapes(pixels, found, guess)
     radii = tuple(float(radius * seeing.fwhm_px) for radius in aperture_radii_fwhm)
@@ -154,6 +146,27 @@ def _guessed_seeing(pixels: _Pixels) -> _Seeing:
     sigma_px = float(np.clip(isophotal, *GUESS_RANGE_SIGMA_PX))
     guess = _Seeing(FWHM_PER_SIGMA * sigma_px, sigma_px, measured=False)
     return _measured_seeing(pixels, bright, _shapes(pixels, bright, guess.sigma_px), guess)
+
+
+def _detected(
+    pixels: _Pixels,
+    guess: _Seeing,
+    threshold: float,
+    min_area_px: int,
+    deblend_contrast: float,
+    deblend_significance: float,
+) -> NDArray[np.void]:
+    """All objects under the matched filter of the guess."""
+    found = extract_objects(
+        pixels.data, pixels.rms, pixels.masked, taps=matched_taps(guess.fwhm_px), threshold=threshold,
+        gain=pixels.gain, min_area_px=min_area_px, deblend_contrast=deblend_contrast,
+        deblend_significance=deblend_significance,
+    )  # fmt: skip
+    if found["npix"].sum() > MAX_LIT_SHARE * pixels.data.size:
+        raise BadPixels(
+            f"sources of {pixels.name}: nearly all pixels lie over the threshold; check the background and its rms"
+        )
+    return found
 
 
 def _brightest(found: NDArray[np.void], count: int) -> NDArray[np.void]:

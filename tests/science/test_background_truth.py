@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from seechange_assets.science.background import level_map, measure_background
+from seechange_assets.science.background import level_map, measure_background, rms_map
 from tests.science.fields import CROWDED_DENSITY, moffat_field, show, simulated_field
+from tests.science.skies import GAIN, READ_NOISE
 
 # Effective radius [pixel], surface brightness there [ADU; the noise is 24], Sersic index.
 GALAXIES = [(60, 300.0, 1.0), (25, 3000.0, 1.0), (40, 1000.0, 4.0)]
@@ -60,6 +61,22 @@ def test_structure_of_the_sky_is_no_source(shape_of_sky):
     # cubic, where it departs by a sigma from the trend, may be off by a third of that.
     assert masked.std() < plain.std() + 0.05
     assert abs(masked.mean()) < 0.08
+
+
+# The last boxes of the first are whole, those of the second 132 and 188 pixels wide: the mesh is not even there.
+@pytest.mark.parametrize("shape", [(1024, 1024), (900, 1212)])
+@pytest.mark.parametrize("stars_per_mpx", [480.0, 9600.0])
+@pytest.mark.parametrize("slope", [0.03, 0.3])
+def test_a_steep_sky_is_neither_noise_nor_structure(slope, stars_per_mpx, shape):
+    y, x = np.indices(shape)
+    ramp = 900 * slope * (x / shape[1] - 0.7 * y / shape[0])
+    field = moffat_field(37, shape, stars_per_mpx, extra_sky=ramp)
+    background = measure_background(field.image)
+    error = field.error(level_map(background))
+    assert abs(error.mean()) < (0.05 if stars_per_mpx < 1000 else 0.2)
+    assert error.std() < 0.03
+    noise = np.sqrt(field.sky / GAIN + (READ_NOISE / GAIN) ** 2)
+    assert (rms_map(background) / noise).mean() == pytest.approx(1.0, abs=0.02)
 
 
 @pytest.mark.slow

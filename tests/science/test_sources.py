@@ -179,3 +179,23 @@ def test_the_seeing_is_unknown_without_a_bright_source():
     sources = extract_sources(image, measure_background(image), threshold=3.0)
     assert len(sources.table) > 0
     assert np.isnan(sources.fwhm_px)
+
+
+def test_where_too_many_are_detected_the_brightest_are_measured(field):
+    sky, sources = field
+    some = extracted(sky, max_sources=100)
+    assert len(some.table) == 100
+    assert some.n_detected == sources.n_detected == len(sources.table)
+    assert some.is_limited
+    assert not sources.is_limited
+    # The seeing is that of the bright stars, so nothing that is measured changes for those that stay.
+    assert some.fwhm_px == pytest.approx(sources.fwhm_px, rel=0.005)
+    kept = np.isin(sources.table["x"].round(2), some.table["x"].round(2))
+    # Detected light and Kron flux differ where sources are extended, so the order of the two agrees but for a few.
+    assert kept[:70].all()
+    assert not kept[150:].any()
+    # Neighbours that were left out still count as such: stars stay blended.
+    blended = dict(zip(sources.table["x"].round(2), sources.table["extraction_flags"], strict=True))
+    assert all(
+        blended[x] == flag for x, flag in zip(some.table["x"].round(2), some.table["extraction_flags"], strict=True)
+    )
