@@ -122,4 +122,3 @@ def _read(file: Path, extension: str | int, shape: tuple[int, int]) -> FloatImag
 def _check(condition: bool, message: str) -> None:
     if not condition:
         raise BadMaster(f"master: {message}")
-

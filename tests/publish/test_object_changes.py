@@ -92,9 +92,7 @@ def test_text_from_outside_is_valid_utf8_without_control_characters(text):
     assert len(told) <= 80
 
 
-@pytest.mark.parametrize(
-    "hostile", ["x'; drop table a; --", "\x1b[2J", "\x00", "a\ud800b", "../../etc", "\u202e"]
-)
+@pytest.mark.parametrize("hostile", ["x'; drop table a; --", "\x1b[2J", "\x00", "a\ud800b", "../../etc", "\u202e"])
 def test_hostile_names_and_reasons_do_no_harm(database, hostile):
     two_objects(database)
     with pytest.raises((ProductNotFound, InvalidRequest)):
