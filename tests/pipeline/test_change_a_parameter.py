@@ -13,6 +13,8 @@ import pytest
 import sqlalchemy as sa
 
 from resources import services
+from resources.services import broker
+from resources.services.supervisor import Supervisor
 from seechange_assets.cli.services import start
 from seechange_assets.partitions import Partition
 from seechange_assets.survey import Survey
@@ -132,6 +134,37 @@ def test_change_and_change_back(processed):
 
     configure(world, "")
     changed_back(world, after)
+
+
+@pytest.mark.faults
+def test_a_killed_backfill_is_carried_on(processed):
+    """The command, its runs and all of Dagster are killed midway: the command again finishes what is left, no more."""
+    world, before = processed, attempts(processed)
+    configure(world, "wcs: {max_stars: 1500}")
+    total = sum(stale(world).values())
+    command = world.spawn("backfill")
+    deadline = time.monotonic() + PATIENCE_S
+    while len(tried(world, before)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    supervisor = Supervisor(world.home)
+    for process in (command, *(p for p in supervisor.leftovers() if p != broker.find(supervisor))):
+        process.kill()
+    command.communicate()
+    done = {key: at for key, at in attempts(world).items() if key in tried(world, before)}
+    assert 0 < sum(stale(world).values()) < total
+    with world.as_environment():
+        start(world.settings, ui=True)
+    assert world.cli("backfill", "--json").code == 0
+    wait_until_nothing_is_stale(world)
+    finished = {key for key, at in done.items() if attempts(world)[key] == at}
+    assert len(finished) >= len(done) - 1  # the step that was being told to Dagster may be tried again
+    assert len(tried(world, before)) == total
+
+
+def tried(world: World, before: dict[tuple[str, str], object]) -> set[tuple[str, str]]:
+    """Steps and partitions that were tried since."""
+    return {key for key, at in attempts(world).items() if before.get(key) != at}
 
 
 def backfilled_twice(world):
