@@ -14,6 +14,11 @@ from tests.pipeline.world import World
 
 @pytest.fixture(scope="session")
 def world() -> Iterator[World]:
+    """The world that the tests of this folder share."""
+    yield from processed_world()
+
+
+def processed_world() -> Iterator[World]:
     """Services of its own (its databases are not shared), the survey processed."""
     home = Path(tempfile.mkdtemp(prefix="seechange-world-"))
     environment = {"SEECHANGE_HOME": str(home)}

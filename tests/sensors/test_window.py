@@ -92,7 +92,7 @@ def test_nights_leave_and_come_back_with_their_status(observed, database, recipe
     assert (done.n_exposures, done.nights, done.n_left, done.n_runs) == (4, NIGHTS[:2], 0, 7)
     assert status(observed) == (4, 0)
     assert len(observed.get_dynamic_partitions("exposure")) == 2
-    assert log(observed) < log_before / 2
+    assert log(observed) < 0.6 * log_before  # materializations and the failed run stay
     assert done.bytes_after < done.bytes_before
     assert counts(database) == before
     again = window.retire(observed, database, "demo", before=NIGHTS[2])
