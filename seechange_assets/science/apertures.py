@@ -4,6 +4,8 @@ A pixel on the border counts with the share of it that lies inside: that of the 
 less what the border bends away from it within the pixel.
 """
 
+from typing import Any
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +50,7 @@ def aperture_sums(
     tuple of ndarray, shape (n,)
         Flux and its error [ADU], NaN without a usable pixel; whether the border of the image cuts the ellipse.
     """
-    major, minor, theta = (np.broadcast_to(np.asarray(part, float), x.shape) for part in ellipse)
+    major, minor, theta = (_contiguous(np.broadcast_to(part, x.shape)) for part in ellipse)
     sums = _ellipse_sums(data, rms, masked, x, y, major, minor, np.cos(theta), np.sin(theta))
     flux, variance, area, lost, outside = sums.T
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -70,9 +72,14 @@ def kron_radii(
 
     Zero where the light or its moment is not positive. Parameters are those of `aperture_sums`.
     """
-    major, minor, theta = ellipse
+    major, minor, theta = (_contiguous(part) for part in ellipse)
     radii: FloatArray = _kron_radii(data, masked, x, y, major, minor, np.cos(theta), np.sin(theta), float(reach))
     return radii
+
+
+def _contiguous(values: NDArray[Any]) -> FloatArray:
+    """One layout for all: a kernel compiled for another one may round the last digit differently."""
+    return np.require(values, np.float64, "CW")
 
 
 @numba.njit(cache=True)

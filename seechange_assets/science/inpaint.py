@@ -39,7 +39,7 @@ def inpaint(data: FloatImage, flags: FlagImage, *, bits: int = 0xFFFF, radius_px
         return filled
     offsets = np.arange(-radius_px, radius_px + 1)
     profile = np.exp(-0.5 * (offsets / (0.5 * radius_px)) ** 2).astype(np.float32)
-    rows, columns = np.nonzero(bad)
+    rows, columns = (np.ascontiguousarray(indices) for indices in np.nonzero(bad))
     _fill(np.asarray(data, dtype=np.float32), bad, _blocks_with_valid(bad), rows, columns, profile, filled)
     return filled
 
