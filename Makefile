@@ -1,4 +1,4 @@
-# make install, then any of: demo test test-slow test-faults lint bench bench-night docs clean
+# make install, then any of: demo test test-slow test-faults lint bench bench-night bench-orchestration docs clean
 #   make demo ARGS="--seed 7"        arguments of the demonstration
 #   make test ARGS="-k wcs"          arguments of pytest
 PYTHON ?= python3
@@ -15,7 +15,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-faults lint bench bench-night docs clean
+.PHONY: help install demo test test-slow test-faults lint bench bench-night bench-orchestration docs clean
 
 help:
 	@sed -n '1,/^PYTHON/p' Makefile | grep '^#'
@@ -55,6 +55,9 @@ bench: install
 
 bench-night: install
 	$(call script,bench-night,benchmarks/night.py)
+
+bench-orchestration: install
+	$(call script,bench-orchestration,benchmarks/orchestration.py)
 
 docs: install
 	$(call script,docs,docs/build.py)

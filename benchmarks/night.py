@@ -8,8 +8,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,59 +15,16 @@ import numpy as np
 import sqlalchemy as sa
 import typer
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.meter import Meter
 from resources.database import Database
-from resources.services.supervisor import Supervisor
 from resources.settings import Settings
 from sql.alerts import OutboxRow
 from sql.models import ExposureRow, ReportRow
 
 #: LS4: 32 CCDs a minute [CCD images per second].
 SURVEY_RATE = 32 / 60
-_SAMPLE_S = 0.5
-
-
-class CpuMeter(threading.Thread):
-    """Samples the CPU time of every process of a home, so that those that end are not forgotten."""
-
-    def __init__(self, home: Path) -> None:
-        super().__init__(daemon=True)
-        self._supervisor, self._going = Supervisor(home), True
-        self.spent: dict[str, dict[int, float]] = {}
-        self.peak_mb: dict[str, float] = {}
-
-    def run(self) -> None:
-        import psutil
-
-        while self._going:
-            for pid, seconds in self._supervisor.cpu_seconds().items():
-                try:
-                    process = psutil.Process(pid)
-                    part, memory = part_of(" ".join(process.cmdline())), process.memory_info().rss / 2**20
-                except psutil.Error:
-                    continue
-                self.spent.setdefault(part, {})[pid] = seconds
-                self.peak_mb[part] = max(self.peak_mb.get(part, 0.0), memory)
-            time.sleep(_SAMPLE_S)
-
-    def stop(self) -> dict[str, float]:
-        """CPU seconds by part."""
-        self._going = False
-        self.join()
-        return {part: round(sum(by_pid.values()), 1) for part, by_pid in self.spent.items()}
-
-
-def part_of(command: str) -> str:
-    """Which part of the system a command line belongs to."""
-    names = {
-        "celery": "workers",
-        "postgres": "postgres",
-        "dagster._daemon": "daemon",
-        "dagster_webserver": "web server",
-        "grpc": "code server",
-        "valkey": "queue",
-        "tansu": "broker",
-    }
-    return next((part for word, part in names.items() if word in command), "other")
 
 
 def main(
@@ -86,7 +41,7 @@ def main(
         command += ["--exposures", str(exposures), "--ccds", str(ccds), "--workers", str(workers)]
         command += ["--instrument", instrument, "--keep-up"]
         settings = Settings.of_home(str(home))
-        meter = CpuMeter(home)
+        meter = Meter(home, period_s=1.0)
         meter.start()
         try:
             subprocess.run(command, check=True)
@@ -105,7 +60,7 @@ def environment(home: Path) -> dict[str, str]:
     return os.environ | {"SEECHANGE_HOME": str(home)}
 
 
-def measure(settings: Settings, meter: CpuMeter) -> dict[str, Any]:
+def measure(settings: Settings, meter: Meter) -> dict[str, Any]:
     """The split of the CPU time, latencies and the cores that the survey needs."""
     spent = meter.stop()
     with Database(settings.database_url).session() as session:
@@ -132,7 +87,7 @@ def measure(settings: Settings, meter: CpuMeter) -> dict[str, Any]:
         "cores_for_ls4": round(per_ccd * SURVEY_RATE, 1),
         "registered_to_alert_s": {f"p{q}": round(float(np.percentile(latency, q)), 1) for q in (50, 98) if latency},
         "core_seconds_by_part": spent,
-        "peak_rss_mb_by_part": {part: round(mb) for part, mb in meter.peak_mb.items()},
+        "peak_mb_by_part": meter.peaks(),
     }
 
 

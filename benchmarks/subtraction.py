@@ -82,7 +82,10 @@ def _swarp(program: str, products: dict[str, Any], work: Path) -> dict[str, floa
     from seechange_assets.products import header_from_text
 
     reference, (ny, nx) = products["reference"], products["image"].data.shape
-    fits.PrimaryHDU(reference.data, header_from_text(reference.wcs.header)).writeto(work / "r.fits", overwrite=True)
+    header = header_from_text(reference.wcs.header)
+    # The pixels bring their own axes; cards of the solved header would stand in the wrong place.
+    del header["NAXIS*"]
+    fits.PrimaryHDU(reference.data, header).writeto(work / "r.fits", overwrite=True)
     target = header_from_text(products["wcs"].header)
     target["NAXIS"], target["NAXIS1"], target["NAXIS2"] = 2, nx, ny
     (work / "warped.head").write_text(target.tostring(sep="\n", endcard=True, padding=False) + "\n")

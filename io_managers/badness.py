@@ -17,9 +17,9 @@ from sqlalchemy.orm import Session
 from seechange_assets.errors import ParameterError, ProductNotFound
 from seechange_assets.parameters import unknown_name
 from seechange_assets.partitions import Partition
-from sql.alerts import withhold_flagged
+from sql.alerts import release_unflagged, withhold_flagged
 from sql.base import ProductRow
-from sql.lineage import EXPOSURE, hold_flags, made_from, refresh
+from sql.lineage import EXPOSURE, hold_flags, inherit_more, made_from, refresh
 from sql.models import PRODUCT_ROWS, ExposureRow, FlagChangeRow
 
 #: Name -> bit. The numbers are those of the original pipeline.
@@ -130,7 +130,8 @@ def change(
         n_changed += changed.rowcount if product == EXPOSURE else 0  # type: ignore[attr-defined]
         session.add(_note(product, row, set_flags, clear_flags, reason))
     ids = {row.key if product == EXPOSURE else row.id for row in rows}
-    n_all, n_refreshed = _pass_on(session, {product: ids})
+    # What is set reaches every descendant, whatever else it is made of; what is cleared may have another source.
+    n_all, n_refreshed = _pass_on(session, {product: ids}, None if removed else added)
     return Changed(len(rows), n_all - len(ids), n_changed + n_refreshed)
 
 
@@ -194,14 +195,22 @@ def flagged(session: Session, partition: str | None = None, ccd: str | None = No
     return found
 
 
-def _pass_on(session: Session, roots: Mapping[str, Iterable[Any]]) -> tuple[int, int]:
-    """Refresh the roots and all made from them, in the order of the pipeline: (how many, how many changed)."""
+def _pass_on(session: Session, roots: Mapping[str, Iterable[Any]], added: int | None = None) -> tuple[int, int]:
+    """Refresh the roots and all made from them, in the order of the pipeline: (how many, how many changed).
+
+    Parameters
+    ----------
+    added : flags that the roots have got, if that is all that is new: then nobody else's flags are looked up.
+    """
     found = made_from(session, roots)
     n_changed = 0
     for product, ids in found.items():
-        if product != EXPOSURE:
-            n_changed += refresh(session, product, ids)
+        if product == EXPOSURE:
+            continue
+        is_root = added is None or product in roots
+        n_changed += refresh(session, product, ids) if is_root else inherit_more(session, product, ids, added or 0)
     withhold_flagged(session, found.get("alerts", ()))
+    release_unflagged(session, found.get("alerts", ()))
     return sum(map(len, found.values())), n_changed
 
 

@@ -8,6 +8,7 @@ The bytes depend on the product and its provenance only: no time stamps.
 
 import dataclasses
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +47,14 @@ def write_product(product: Any, path: Path, cards: dict[str, str]) -> None:
     hdus.writeto(path, overwrite=True, output_verify="exception")
 
 
-def read_product(path: Path) -> Any:
+def read_product(path: Path, without: Collection[str] = ()) -> Any:
     """Read a product back, arrays read-only and in native byte order.
+
+    Parameters
+    ----------
+    path : Path
+    without : collection of str
+        Fields of the product whose arrays are not read: they come back empty, of shape (0, 0).
 
     Raises
     ------
@@ -59,7 +66,7 @@ def read_product(path: Path) -> Any:
     try:
         with fits.open(path, memmap=False, character_as_bytes=False) as hdus:
             meta = json.loads(hdus[META].data.tobytes())
-            return _restore(meta, hdus)
+            return _restore(meta, hdus, frozenset(name.upper() for name in without))
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise ArchiveError(f"{path} is not a readable product file: {error}") from error
 
@@ -82,16 +89,18 @@ def _flatten(value: Any, name: str, blocks: dict[str, Any]) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _restore(meta: Any, hdus: "HDUList") -> Any:
+def _restore(meta: Any, hdus: "HDUList", without: frozenset[str]) -> Any:
     if not isinstance(meta, dict):
         return meta
     if "product" in meta:
-        fields = {key: _restore(item, hdus) for key, item in meta["fields"].items()}
+        fields = {key: _restore(item, hdus, without) for key, item in meta["fields"].items()}
         return _PRODUCT_CLASSES[meta["product"]](**fields)
     if "tuple" in meta:
-        return tuple(_restore(item, hdus) for item in meta["tuple"])
+        return tuple(_restore(item, hdus, without) for item in meta["tuple"])
     if "dict" in meta:
-        return {key: _restore(item, hdus) for key, item in meta["dict"].items()}
+        return {key: _restore(item, hdus, without) for key, item in meta["dict"].items()}
+    if meta["hdu"] in without:
+        return np.empty((0, 0), np.dtype(meta["dtype"]).newbyteorder("="))
     return _from_hdu(hdus[meta["hdu"]], meta["dtype"])
 
 
@@ -122,7 +131,12 @@ def _wcs_text(product: Any) -> str:
 def _from_hdu(hdu: Any, dtype: str | None) -> Any:
     if dtype is None:
         return _from_table_hdu(hdu)
-    array = np.ascontiguousarray(hdu.data).astype(np.dtype(dtype).newbyteorder("="), copy=False)
+    native = np.dtype(dtype).newbyteorder("=")
+    array = hdu.data
+    del hdu.data  # an open file keeps every array it has given: a product would be in memory twice
+    if array.dtype == native.newbyteorder() and array.flags.writeable:
+        array = array.byteswap(inplace=True).view(native)
+    array = np.ascontiguousarray(array).astype(native, copy=False)
     array.setflags(write=False)
     return array
 

@@ -5,13 +5,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.orm import Session
 
+from io_managers.references import in_current_set
 from seechange_assets.nights import CcdState, ExposureState
-from sql.models import AlertSetRow, ExposureClaimRow, ExposureHoldRow, ExposureRow, ReportRow
+from sql.models import AlertSetRow, ExposureClaimRow, ExposureHoldRow, ExposureRow, ReferenceRow, ReportRow
 
 #: The step that ends the chain of a CCD.
 LAST_STEP = "alerts"
+#: An image that is part of its reference is finished: what could come is a reference without it.
+MEMBER = "it is part of its reference, and nothing is subtracted from itself"
 LOST = "its run ended without a word; `seechange process` or a backfill makes it again"
 
 _Key = tuple[str, str]
@@ -78,6 +82,7 @@ class _Facts:
         self._done: Mapping[_Key, dict[str, Any]] = defaultdict(dict)
         for partition, ccd, provenance_id, at in session.execute(made.where(alerts.partition.in_(chosen))):
             self._done[partition, ccd][provenance_id] = at
+        self._members = _members(session, recipes, {key for key, rows in self._problems.items() if _waits(rows)})
 
     def state_of(self, key: _Key, held: str | None, claim: ExposureClaimRow | None) -> CcdState:
         """The newest word counts: alerts under the recipes in force, then what stopped these recipes, then the past."""
@@ -89,7 +94,9 @@ class _Facts:
         if stopped is None and not made and problems:
             stopped = problems[0]
         if stopped is not None:
-            return CcdState(ccd, stopped.outcome, stopped.step, _reason(stopped))
+            is_member = stopped.outcome == "waiting" and key in self._members
+            outcome, reason = ("done", MEMBER) if is_member else (stopped.outcome, _reason(stopped))
+            return CcdState(ccd, outcome, stopped.step, reason)
         if made:
             return CcdState(ccd, "done")
         if claim is not None and claim.expires_at is None:
@@ -99,6 +106,20 @@ class _Facts:
         if claim is not None:
             return CcdState(ccd, "claimed")
         return CcdState(ccd, "ready" if held is None else "held")
+
+
+def _waits(rows: Sequence[ReportRow]) -> bool:
+    return any(row.outcome == "waiting" and row.step == "diff" for row in rows)
+
+
+def _members(session: Session, recipes: Any, waiting: set[_Key]) -> set[_Key]:
+    """Those of the images that a reference in use has been made of."""
+    if not waiting:
+        return set()
+    member = sa.func.jsonb_array_elements_text(ReferenceRow.members).label("member")
+    query = sa.select(member, ReferenceRow.ccd).where(in_current_set(recipes), ReferenceRow.bitflag == 0)
+    query = query.where(ReferenceRow.members.has_any(array(sorted({key for key, _ in waiting}))))
+    return {(key, ccd) for key, ccd in session.execute(query)} & waiting
 
 
 def _reason(row: ReportRow) -> str:

@@ -227,7 +227,8 @@ class ReferenceStore(ProductStore):
                 return str(row.id), self.reference(str(row.id))
         if covering_it:
             raise ReferenceNotFound(
-                f"{info.exposure} CCD {info.ccd} is itself part of its reference {covering_it[0].partition}"
+                f"{info.exposure} CCD {info.ccd} is itself part of its reference {covering_it[0].partition}",
+                waits_for=f"reference/{info.filter}/{info.ccd}",
             )
         raise ReferenceNotFound(
             f"no reference in {info.filter} covers {min_overlap:.0%} of {info.exposure} CCD {info.ccd}",
@@ -243,6 +244,7 @@ class ReferenceStore(ProductStore):
                 raise ReferenceNotFound(
                     f"reference {row_id} is not in the database any more; make the difference again"
                 )
+            self._reference = None  # first, so that there are never two in memory
             self._reference = (row_id, self.load_row(row))
         return self._reference[1]
 

@@ -5,7 +5,7 @@ changed processes and all that is made from them. The reason is found by compari
 """
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,13 @@ from sqlalchemy.orm import Session, aliased
 from io_managers.recipes import Change, changes_between, stored
 from seechange_assets.errors import ParameterError
 from seechange_assets.parameters import unknown_name
-from seechange_assets.partition import Partition
-from seechange_assets.provenance import Recipes
+from seechange_assets.partition import CALIBRATION, EXPOSURE, FIELD_FILTER, Partition
+from seechange_assets.provenance import REFERENCE, Recipes
 from sql.base import ProductRow
 from sql.models import PRODUCT_ROWS, ExposureRow, ProvenanceRow, ProvenanceUpstreamRow
 
+#: Dimensions of the partitions that anything can be stale in.
+DIMENSIONS = (EXPOSURE, CALIBRATION, FIELD_FILTER)
 #: Assets whose partition is no exposure.
 SHARED = ("master_bias", "master_dark", "master_flat", "master_fringe", "reference")
 
@@ -47,6 +49,13 @@ class Work:
     partition: Partition
     night: str | None
     assets: tuple[str, ...]
+
+    @property
+    def dimension(self) -> str:
+        """The dimension of Dagster's partitions that the key belongs to."""
+        if self.assets[0] not in SHARED:
+            return EXPOSURE
+        return FIELD_FILTER if self.assets[0] == REFERENCE else CALIBRATION
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +107,12 @@ class Staleness:
 
     def work(self, assets: Sequence[str] = (), night: str | None = None, limit: int | None = None) -> list[Work]:
         """Stale assets of each partition, those that others need first, then the newest exposures."""
-        stale: dict[tuple[bool, str, str], list[str]] = {}
+        stale: dict[tuple[bool, str, str], tuple[str, ...]] = {}
         for names, partitions in self._stale_lists(assets, night):
+            is_shared, found = names[0] in SHARED, tuple(names)
             for partition, ccd in partitions:
-                stale.setdefault((names[0] in SHARED, partition, ccd), []).extend(names)
+                place = (is_shared, partition, ccd)
+                stale[place] = stale[place] + found if place in stale else found
         query = sa.select(ExposureRow.key, ExposureRow.mjd, ExposureRow.night)
         when = {key: (mjd, its_night) for key, mjd, its_night in self._session.execute(query)} if stale else {}
         unknown = (0.0, None)
@@ -111,11 +122,13 @@ class Staleness:
             return not is_shared, 0.0 if is_shared else -when.get(partition, unknown)[0], partition, ccd
 
         rank = {name: number for number, name in enumerate(self._recipes)}
+        # Most partitions are stale in the same assets, and there are 100,000 of them.
+        in_order = {names: tuple(sorted(names, key=rank.__getitem__)) for names in set(stale.values())}
         return [
             Work(
                 Partition(partition, ccd),
                 None if is_shared else when.get(partition, unknown)[1],
-                tuple(sorted(stale[is_shared, partition, ccd], key=rank.__getitem__)),
+                in_order[stale[is_shared, partition, ccd]],
             )
             for is_shared, partition, ccd in sorted(stale, key=order)[:limit]
         ]
@@ -215,6 +228,16 @@ class Staleness:
         missing = {up for recipe in recipes.values() for up in recipe.upstream_ids} - recipes.keys()
         recipes = {**stored(self._session, {*old, *missing}), **recipes}
         return lambda a, b: changes_between(recipes[a], recipes[b], recipes)
+
+
+def in_window(work: Iterable[Work], held: Mapping[str, Collection[str]]) -> list[Work]:
+    """What Dagster holds partitions for; the others have been retired.
+
+    Parameters
+    ----------
+    held : dimension -> the keys of its partitions in Dagster.
+    """
+    return [item for item in work if item.partition.key in held[item.dimension]]
 
 
 def _of_night(query: sa.Select, table: type[ProductRow], night: str | None) -> sa.Select:

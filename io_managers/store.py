@@ -7,7 +7,7 @@ writes the same bytes to the same place and changes nothing.
 
 import functools
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -97,8 +97,10 @@ class ProductStore:
             )
         return summary(product) | {k: v for k, v in plain(columns).items() if isinstance(v, (int, float, str))}
 
-    def load(self, product: str, partition: Partition) -> Any:
+    def load(self, product: str, partition: Partition, *, without: Collection[str] = ()) -> Any:
         """The product of the current recipe, its file verified against its row.
+
+        The arrays of the fields named in `without` are not read and come back empty.
 
         Raises
         ------
@@ -113,12 +115,12 @@ class ProductStore:
                 f"no {product} of {partition.key} CCD {partition.ccd} under provenance {self.recipes[product].id}",
                 waits_for=f"{product}/{partition.key}/{partition.ccd}",
             )
-        return self.load_row(row)
+        return self.load_row(row, without=without)
 
-    def load_row(self, row: ProductRow) -> Any:
+    def load_row(self, row: ProductRow, *, without: Collection[str] = ()) -> Any:
         """The product of a row, its file verified."""
         with self.verified_file(row.filepath, row.sha256) as path:
-            return read_product(path)
+            return read_product(path, without)
 
     @contextmanager
     def verified_file(self, path: str, sha256: str) -> Iterator[Path]:

@@ -4,20 +4,24 @@ A local file appears by temporary name, fsync, rename: it is whole or absent.
 Paths are relative to the root and every part passes the allow-list.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from seechange_assets.errors import ArchiveError
+from seechange_assets.errors import ArchiveError, StorageFull
 from seechange_assets.names import checked_name
 
 TEMPORARY_PREFIX = ".partial-"
 _LOCK_SUFFIX = ".lock"
+#: What the kernel says where a disk, a quota or the size allowed to a process ends.
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Archive:
@@ -42,24 +46,43 @@ class Archive:
         Returns
         -------
         (sha256, n_bytes) of the file.
+
+        Raises
+        ------
+        StorageFull
+            When there is no room for it; nothing of it stays.
         """
         checked_path(path)
         if not self._is_local:
             return self._upload(path, writer)
         target = Path(self.root, path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(target)
         temporary = target.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}-{target.name}")
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(target)
             with _claimed(temporary):
                 writer(temporary)
                 sha256, n_bytes = file_digest(temporary), temporary.stat().st_size
                 _sync(temporary)
                 temporary.replace(target)
                 _sync(target.parent)
+        except OSError as error:
+            if not _is_for_want_of_room(error, temporary):
+                raise
+            raise StorageFull(
+                f"{path}: no room left in the archive {self.root}, and nothing of the file stays; free space or raise "
+                "the quota: what is missing is then made by itself"
+            ) from error
         finally:
             temporary.unlink(missing_ok=True)
         return sha256, n_bytes
+
+    def free_bytes(self) -> int | None:
+        """Room for files of ours; None where nobody can tell (a remote archive, or none yet)."""
+        try:
+            return shutil.disk_usage(self.root).free if self._is_local else None
+        except FileNotFoundError:
+            return None
 
     @contextmanager
     def local_copy(self, path: str) -> Iterator[Path]:
@@ -136,6 +159,24 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file, as hexadecimal text."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _is_for_want_of_room(error: OSError, written: Path) -> bool:
+    """Whether a file could not be written because there was no room.
+
+    NumPy and astropy raise errors without a number. Astropy looks at the free space beforehand and says so; NumPy
+    fills the disk, so there is no room for one more megabyte.
+    """
+    if error.errno is not None or "space" in str(error):
+        return error.errno in {None, *_NO_ROOM}
+    try:
+        with written.open("ab") as stream:
+            stream.write(bytes(1 << 20))
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as again:
+        return again.errno in _NO_ROOM
+    return False
 
 
 @contextmanager

@@ -6,22 +6,25 @@ That touches private attributes: `DAGSTER_VERSION` pins the minor version, and a
 """
 
 import os
+import time
 import weakref
 from typing import Any, Self
 
 import sqlalchemy
 from dagster import Field, StringSource
 from dagster._config.config_schema import UserConfigSchema
-from dagster._core.storage.event_log import SqlEventLogStorage
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres.storage import DagsterPostgresStorage
 
 from resources import services
+from resources.dagster_events import StepwiseEventLog
 from resources.settings import Settings
 
 DAGSTER_VERSION = "1.13"
-# Three storages with one idle connection each per process; threads of the web server may take more for a moment.
-POOL = {"pool_size": 1, "max_overflow": 20, "pool_pre_ping": True}
+# The three storages of a process share them; threads of the web server may take more for a moment.
+POOL = {"pool_size": 3, "max_overflow": 20, "pool_use_lifo": True}
+#: A connection that was used so recently is taken to be alive [s].
+_FRESH_S = 1.0
 
 
 class SeeChangeDagsterStorage(DagsterPostgresStorage):
@@ -37,9 +40,10 @@ class SeeChangeDagsterStorage(DagsterPostgresStorage):
     def __init__(self, home: str | None = None, inst_data: ConfigurableClassData | None = None) -> None:
         url = dagster_url(home)
         super().__init__(url, should_autocreate_tables=True, inst_data=inst_data)
+        self._event_log_storage = StepwiseEventLog(url, should_autocreate_tables=False)
+        engine = pooled_engine(url)
         for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
-            storage._engine = pooled_engine(url)
-        _remember_tables(self._event_log_storage)
+            storage._engine = engine
 
     @classmethod
     def config_type(cls) -> UserConfigSchema:
@@ -62,6 +66,8 @@ def dagster_url(home: str | None = None) -> str:
 def pooled_engine(url: str) -> sqlalchemy.Engine:
     """An engine that keeps a connection open, and gives a forked child (a Celery worker) its own."""
     engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT", **POOL)
+    sqlalchemy.event.listen(engine, "checkin", _note_the_time)
+    sqlalchemy.event.listen(engine, "checkout", _ping_unless_fresh)
     reference = weakref.ref(engine)
 
     def forget_connections_of_parent() -> None:
@@ -72,13 +78,16 @@ def pooled_engine(url: str) -> sqlalchemy.Engine:
     return engine
 
 
-def _remember_tables(storage: SqlEventLogStorage) -> None:
-    """Ask the database only once whether a table exists: Dagster asks 88 times in a run, and tables do not vanish."""
-    has_table, known = storage.has_table, set[str]()
+def _note_the_time(_: Any, record: sqlalchemy.pool.ConnectionPoolEntry) -> None:
+    record.info["used_at"] = time.monotonic()
 
-    def remembered(table_name: str) -> bool:
-        if table_name not in known and has_table(table_name):
-            known.add(table_name)
-        return table_name in known
 
-    storage.has_table = remembered  # type: ignore[method-assign]
+def _ping_unless_fresh(connection: Any, record: sqlalchemy.pool.ConnectionPoolEntry, _: Any) -> None:
+    """As ``pool_pre_ping``, which doubles the number of round trips, but only after a pause."""
+    if time.monotonic() - record.info.get("used_at", 0.0) < _FRESH_S:
+        return
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("select 1")
+    except connection.Error as error:
+        raise sqlalchemy.exc.DisconnectionError from error  # the pool opens another

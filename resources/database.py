@@ -10,8 +10,10 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from seechange_assets.errors import ServiceUnavailable
+from seechange_assets.errors import ServiceUnavailable, StorageFull
 
+#: SQLSTATE ``disk_full``.
+_DISK_FULL = "53100"
 MIGRATIONS = Path(__file__).resolve().parents[1] / "sql" / "migrations"
 
 
@@ -45,11 +47,18 @@ class Database:
         ------
         ServiceUnavailable
             When Postgres does not answer.
+        StorageFull
+            When Postgres has no room left on its disk; nothing was written.
         """
         try:
             with Session(self.engine, expire_on_commit=False) as session, session.begin():
                 yield session
         except OperationalError as error:
+            if getattr(error.orig, "pgcode", None) == _DISK_FULL:
+                raise StorageFull(
+                    f"Postgres has no room left on its disk ({_first_line(error.orig)}), and nothing was written; free "
+                    "space: what is missing is then made by itself"
+                ) from error
             if error.connection_invalidated or "connect" in str(error.orig).lower():
                 raise ServiceUnavailable(
                     f"Postgres does not answer ({_first_line(error.orig)}); run `seechange up`"
@@ -68,13 +77,12 @@ class Database:
                 lock.execute(sa.text("SELECT pg_advisory_unlock(7315)"))
 
     def revisions(self) -> tuple[str | None, str | None]:
-        """(revision of the database, newest revision of the code)."""
-        from alembic.runtime.migration import MigrationContext
-        from alembic.script import ScriptDirectory
-
+        """(revision of the database, newest revision of the code). Every command asks, so without importing alembic."""
         with self.engine.connect() as connection:
-            current = MigrationContext.configure(connection).get_current_revision()
-        return current, ScriptDirectory.from_config(self._alembic()).get_current_head()
+            has_any = connection.scalar(sa.select(sa.func.to_regclass("alembic_version"))) is not None
+            current = connection.scalar(sa.text("select version_num from alembic_version")) if has_any else None
+        numbers = (path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+        return current, max(numbers, default=None)
 
     def _alembic(self) -> Any:
         from alembic.config import Config

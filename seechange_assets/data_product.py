@@ -13,73 +13,61 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import dagster as dg
-from dagster._core.storage.tags import RETRY_ON_ASSET_OR_OP_FAILURE_TAG
 
 from seechange_assets.assess.checks import ProductCheck
 from seechange_assets.content import content_hash, freeze
-from seechange_assets.errors import CheckFailed, DataError, InputNotReady, RetriableError, SeeChangeError
-from seechange_assets.parameters import Parameters
-from seechange_assets.partitions import Partition
+from seechange_assets.errors import CheckFailed, InputNotReady, SeeChangeError
+from seechange_assets.partition import ChosenByData, Partition
+from seechange_assets.ports import is_resource
+from seechange_assets.process import GIVEN, DataProduct
+from seechange_assets.run_failures import as_failure, do_not_repeat
 
 _AnyResource = dg.ResourceParam[Any]
-#: Arguments that are no products: handed over by name.
-_GIVEN = ("parameters", "partition", "is_backfill", "recipes", "store")
 #: Dagster's tag of runs that belong to a backfill.
 _BACKFILL_TAG = "dagster/backfill"
 
-#: Process name -> model of its parameters, filled as the phases are imported.
-PARAMETER_MODELS: dict[str, type[Parameters]] = {}
+
+def asset_of(product: DataProduct) -> dg.AssetsDefinition | dg.AssetSpec:
+    """The asset of a process; only declared where no run makes it."""
+    if product.function is None:
+        return dg.AssetSpec(product.name, description=product.description)
+    compute = _compute(product, product.function)
+    compute.__signature__ = _dagster_signature(product.wanted)  # type: ignore[attr-defined]
+    compute.__name__ = product.name
+    return dg.asset(
+        name=product.name,
+        description=product.description,
+        deps=[_dependency(dep) for dep in product.deps],
+        io_manager_key="archive",
+        output_required=not product.may_wait,
+        check_specs=[check.spec(product.name) for check in product.checks],
+    )(compute)
 
 
-def data_product(
-    parameters: type[Parameters],
-    *,
-    deps: Sequence[dg.AssetDep | str] = (),
-    checks: Sequence[ProductCheck] = (),
-    may_wait: bool = False,
-) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """Turn a function into the asset of the same name.
+def _compute(product: DataProduct, function: Callable[..., Any]) -> Callable[..., Iterator[dg.MaterializeResult]]:
+    name, wanted, checks = product.name, product.wanted, product.checks
 
-    Parameters
-    ----------
-    parameters : the model of the process; its ``process`` equals the function's name.
-    deps : assets the function finds by itself (through the store), not by argument.
-    checks : rules on the product, run in the same step; a failed blocking rule stops what follows.
-    may_wait : an `InputNotReady` leaves the partition waiting instead of failed: nothing is
-        materialized, nothing downstream runs, and a row says what is waited for.
-    """
+    def compute(context: dg.AssetExecutionContext, **given: Any) -> Iterator[dg.MaterializeResult]:
+        partition = Partition.of(context)
+        given |= {"parameters": given["recipes"].parameters(name), "partition": partition}
+        given["is_backfill"] = _BACKFILL_TAG in context.run.tags
+        known = given["store"].recognised(name, partition)
+        if known is not None:
+            yield _recognised(name, known, given["store"], checks)
+            return
+        with _Attempt(context, given["store"], name, partition, product.may_wait) as attempt:
+            made = freeze(function(**{key: given[key] for key in wanted}))
+        if attempt.finished:
+            attempt.judge(made, checks)
+            yield _result(made, checks, attempt)
 
-    def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
-        name = function.__name__
-        PARAMETER_MODELS[parameters.process] = parameters
-        wanted = inspect.signature(function).parameters
+    return compute
 
-        def compute(context: dg.AssetExecutionContext, **given: Any) -> Iterator[dg.MaterializeResult]:
-            partition = Partition.of(context)
-            given |= {"parameters": given["recipes"].parameters(name), "partition": partition}
-            given["is_backfill"] = _BACKFILL_TAG in context.run.tags
-            known = given["store"].recognised(name, partition)
-            if known is not None:
-                yield _recognised(name, known, given["store"], checks)
-                return
-            with _Attempt(context, given["store"], name, partition, may_wait) as attempt:
-                product = freeze(function(**{key: given[key] for key in wanted}))
-            if attempt.finished:
-                attempt.judge(product, checks)
-                yield _result(product, checks, attempt)
 
-        compute.__signature__ = _dagster_signature(wanted)  # type: ignore[attr-defined]
-        compute.__name__ = name
-        return dg.asset(
-            name=name,
-            description=inspect.getdoc(function),
-            deps=deps,
-            io_manager_key="archive",
-            output_required=not may_wait,
-            check_specs=[check.spec(name) for check in checks],
-        )(compute)
-
-    return decorate
+def _dependency(dep: str) -> dg.AssetDep | str:
+    if not isinstance(dep, ChosenByData):
+        return dep
+    return dg.AssetDep(str(dep), partition_mapping=dg.SpecificPartitionsPartitionMapping([]))
 
 
 class _RunClock:
@@ -126,11 +114,8 @@ class _Attempt:
             return True
         if isinstance(error, Exception):
             self._record("failed", error)
-        if isinstance(error, DataError):
-            self._give_up()
         if isinstance(error, SeeChangeError):
-            description = f"{type(error).__name__}: {error}"
-            raise dg.Failure(description, allow_retries=isinstance(error, RetriableError)) from error
+            raise as_failure(error, self._context.instance, self._context.run.run_id) from error
         return False
 
     def judge(self, product: Any, checks: Sequence[ProductCheck]) -> None:
@@ -138,11 +123,7 @@ class _Attempt:
         for check in checks:
             if check.blocking and not check.passes(product):
                 self._record("failed", CheckFailed(f"{check.name}: {check.measure(product):g} > {check.limit:g}"))
-                self._give_up()
-
-    def _give_up(self) -> None:
-        """The same input gives the same answer: only what failed otherwise (a service was down) is tried again."""
-        self._context.instance.add_run_tags(self._context.run.run_id, {RETRY_ON_ASSET_OR_OP_FAILURE_TAG: "false"})
+                do_not_repeat(self._context.instance, self._context.run.run_id)
 
     def _record(self, outcome: str, error: BaseException | None) -> None:
         self._store.report(
@@ -186,13 +167,12 @@ def _recognised(name: str, row: Any, store: Any, checks: Sequence[ProductCheck])
 def _dagster_signature(wanted: Any) -> inspect.Signature:
     """The context, the function's inputs and resources, and the two resources every asset needs."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    own = [p for p in wanted.values() if p.name not in _GIVEN]
+    own = [p for p in wanted.values() if p.name not in GIVEN]
     inputs = [p.replace(kind=kind, annotation=_dagster_type(p)) for p in own]
     always = [inspect.Parameter(name, kind, annotation=_AnyResource) for name in ("recipes", "store")]
     return inspect.Signature([inspect.Parameter("context", kind), *inputs, *always])
 
 
 def _dagster_type(parameter: inspect.Parameter) -> Any:
-    """Keep ResourceParam annotations; Dagster need not check the types of products."""
-    is_resource = getattr(parameter.annotation, "__metadata__", None) is not None
-    return parameter.annotation if is_resource else inspect.Parameter.empty
+    """Resources are told; Dagster need not check the types of products."""
+    return _AnyResource if is_resource(parameter.annotation) else inspect.Parameter.empty

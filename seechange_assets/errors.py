@@ -57,6 +57,10 @@ class ServiceUnavailable(RetriableError):
     """A service (Postgres, broker, catalogue server) does not answer."""
 
 
+class StorageFull(RetriableError):
+    """No room for a file or a row; whatever met that is requested again when there is room."""
+
+
 class WorkerLost(RetriableError):
     """A run ended without a word of its steps: its process or its machine is gone."""
 

@@ -11,8 +11,9 @@ from typing import Any
 import dagster as dg
 
 from resources.settings import Settings
-from seechange_assets.definitions import CONFIG, build_definitions
+from seechange_assets.definitions import build_definitions
 from seechange_assets.names import checked_name
+from seechange_assets.pipeline import CONFIG
 
 #: Assets that stay production's: raw files, and the pages about whole nights.
 _NOT_OURS = ("exposure", "night_report")

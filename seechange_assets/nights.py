@@ -17,9 +17,10 @@ class CcdState:
     ----------
     state : str
         ``ready`` (nothing requested), ``held``, ``claimed`` (requested, not begun), ``running``, ``waiting`` (for a
-        master or a reference), ``failed`` or ``done`` (its alerts are committed).
+        master or a reference), ``failed`` or ``done`` (its alerts are committed, or it
+        is part of its own reference and nothing remains to be made).
     step, reason : str or None
-        The step that failed or waits, and why.
+        The step that failed, waits or is left out, and why.
     """
 
     ccd: str

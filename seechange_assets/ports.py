@@ -4,12 +4,12 @@ Assets name these protocols, never a database or a path, so a test can hand them
 anything that answers the same questions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol, TypeVar
 
-from seechange_assets.partitions import Partition
+from seechange_assets.partition import Partition
 from seechange_assets.products import (
     CalibratedImage,
     ImageInfo,
@@ -18,6 +18,16 @@ from seechange_assets.products import (
     SkyCatalog,
     Wcs,
 )
+
+_T = TypeVar("_T")
+_RESOURCE = "resource"
+#: Annotation of an argument that answers for the outside world: ``store: Resource[Store]``.
+Resource = Annotated[_T, _RESOURCE]
+
+
+def is_resource(annotation: Any) -> bool:
+    """Whether an argument with this annotation is a resource."""
+    return _RESOURCE in getattr(annotation, "__metadata__", ())
 
 
 class SkyCatalogSource(Protocol):
@@ -54,5 +64,5 @@ class Store(Protocol):
     def reference(self, row_id: str) -> Reference:
         """The reference with this row id."""
 
-    def load(self, product: str, partition: Partition) -> Any:
-        """A product of the current recipes, verified against its row."""
+    def load(self, product: str, partition: Partition, *, without: Collection[str] = ()) -> Any:
+        """A product of the current recipes, verified against its row; empty arrays in the fields of `without`."""

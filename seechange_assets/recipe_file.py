@@ -30,7 +30,7 @@ class KeptParameters:
 
 
 def recipes_in_force(settings: Settings) -> Recipes:
-    """The recipes of these settings as `definitions.build_recipes` gives them, without importing the assets.
+    """The recipes of these settings as `pipeline.build_recipes` gives them, without importing the assets.
 
     Only for what compares ids and recipes: there are no parameter models in them, and the reference set in use is
     not taken into account yet (`io_managers.recipes.with_reference_set`).
@@ -60,7 +60,7 @@ def _name(settings: Settings) -> str:
 
 
 def _built(settings: Settings) -> dict[str, Any]:
-    from seechange_assets.definitions import build_recipes
+    from seechange_assets.pipeline import build_recipes
 
     recipes = build_recipes(settings)
     return {

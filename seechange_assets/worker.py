@@ -4,10 +4,16 @@ A worker imports the definitions and the algorithms once, forks, and each child 
 orchestration per run instead of the 3 s that a process of its own costs.
 """
 
+import functools
 import importlib
 import pkgutil
+from typing import Any
 
-from dagster_celery.tasks import create_execute_job_task
+import dagster as dg
+from dagster._cli.api import _execute_run_command_body
+from dagster._grpc.types import ExecuteRunArgs
+from dagster._serdes import unpack_value
+from dagster_celery.config import TASK_EXECUTE_JOB_NAME
 
 import seechange_assets.definitions
 import seechange_assets.science
@@ -15,7 +21,25 @@ from resources.run_launcher import celery_app
 from resources.settings import Settings
 
 app = celery_app(Settings.from_environment())
-execute_job = create_execute_job_task(app)
+
+
+@functools.cache
+def instance() -> dg.DagsterInstance:
+    """Dagster's instance, opened once in each child: its connections and what it knows of the tables stay."""
+    return dg.DagsterInstance.get()
+
+
+@app.task(name=TASK_EXECUTE_JOB_NAME)
+def execute_job(execute_job_args_packed: Any) -> int:
+    """Execute one run: the task of `dagster_celery`, which opens the instance anew for each."""
+    arguments = unpack_value(execute_job_args_packed, as_type=ExecuteRunArgs)
+    return _execute_run_command_body(
+        instance=instance(),
+        run_id=arguments.run_id,
+        write_stream_fn=lambda _event: None,
+        set_exit_code_on_failure=arguments.set_exit_code_on_failure is not False,
+    )
+
 
 # Before the fork, so that the children share the pages and never pay for the import.
 for module in pkgutil.iter_modules(seechange_assets.science.__path__, "seechange_assets.science."):

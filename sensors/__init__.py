@@ -11,7 +11,9 @@ from sensors.http_archive import http_archive
 from sensors.new_exposures import new_exposures
 from sensors.night_reports import night_reports
 from sensors.references import new_references
+from sensors.room import masters_out_of_room, out_of_room, references_out_of_room
 from sensors.stale import stale_partitions
+from sensors.staleness_checks import staleness
 from sensors.waiting import waiting_partitions
 from sensors.window import nightly_retire, retire_window
 
@@ -20,8 +22,12 @@ SENSORS = [
     calibration_runs,
     new_references,
     waiting_partitions,
+    out_of_room,
+    masters_out_of_room,
+    references_out_of_room,
     alert_relay,
     stale_partitions,
+    staleness,
     night_reports,
     http_archive,
 ]
@@ -32,8 +38,8 @@ SCHEDULES = [nightly_retire]
 
 def jobs(phases: dict[str, list[Any]]) -> list[Any]:
     """`process_ccd` runs one exposure x CCD from pixels to alerts; two jobs make what it needs, two tend nights."""
-    chain = [a for phase in ("calibrate", "discover", "publish") for a in phases[phase] if a.key.path != ["reference"]]
-    masters = [a for a in phases["acquire"] if a.key.path != ["exposure"]]
+    chain = [a for phase in ("calibrate", "discover", "publish") for a in phases[phase] if a.name != "reference"]
+    masters = [a for a in phases["acquire"] if a.name != "exposure"]
     return [
         _job("process_ccd", chain, "One exposure and CCD from raw pixels to alerts."),
         _job("build_masters", masters, "The master frames of a night for one CCD."),
@@ -44,5 +50,5 @@ def jobs(phases: dict[str, list[Any]]) -> list[Any]:
 
 
 def _job(name: str, assets: list[Any], description: str) -> Any:
-    selection = dg.AssetSelection.assets(*(asset.key for asset in assets))
+    selection = dg.AssetSelection.assets(*(asset.name for asset in assets))
     return dg.define_asset_job(name, selection=selection, description=description)

@@ -19,8 +19,7 @@ from dagster._core.events.log import EventLogEntry
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus, PartitionBackfill
 from dagster._serdes import deserialize_value
 
-from io_managers.staleness import SHARED, Known, Work
-from seechange_assets import partitions
+from io_managers.staleness import Known, Work
 from seechange_assets.partitions import Partition
 
 #: Live data (10 and more) goes first.
@@ -44,19 +43,7 @@ _MADE_BY = sa.text("""
 
 def partition_key(asset: str, partition: Partition) -> dg.MultiPartitionKey:
     """Dagster's key of a partition of an asset."""
-    dimension = partitions.EXPOSURE
-    if asset in SHARED:
-        dimension = partitions.FIELD_FILTER if asset == "reference" else partitions.CALIBRATION
-    return dg.MultiPartitionKey({dimension: partition.key, "ccd": partition.ccd})
-
-
-def in_window(instance: dg.DagsterInstance, work: Iterable[Work]) -> list[Work]:
-    """What Dagster holds partitions for; the others have been retired."""
-    held = {
-        dimension: set(instance.get_dynamic_partitions(dimension))
-        for dimension in (partitions.EXPOSURE, partitions.CALIBRATION, partitions.FIELD_FILTER)
-    }
-    return [item for item in work if item.partition.key in held[_dimension(item)]]
+    return dg.MultiPartitionKey({Work(partition, None, (asset,)).dimension: partition.key, "ccd": partition.ccd})
 
 
 def without_unfinished(instance: dg.DagsterInstance, work: Iterable[Work], tag: str) -> list[Work]:
@@ -142,9 +129,3 @@ def _recognise(instance: dg.DagsterInstance, store: Any, asset: str, rows: Seque
     settled = [row for key, row in by_key.items() if key in events or key not in outdated]
     store.materialized(asset, [row.id for row in settled])
     return len(events)
-
-
-def _dimension(item: Work) -> str:
-    if item.assets[0] not in SHARED:
-        return partitions.EXPOSURE
-    return partitions.FIELD_FILTER if item.assets[0] == "reference" else partitions.CALIBRATION

@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 
-from io_managers.staleness import Staleness
+from io_managers.staleness import DIMENSIONS, Staleness, in_window
 from sensors import backfill
 
 #: Partitions of one backfill; the next follows when it is done.
@@ -22,9 +22,10 @@ def stale_partitions(context: dg.SensorEvaluationContext, store: dg.ResourcePara
     store.register_recipes()  # the tag has to name these recipes; nobody moves it here
     if backfill.unfinished_backfills(context.instance, store.tag):
         return dg.SkipReason("a backfill is not finished")
+    held = {name: set(context.instance.get_dynamic_partitions(name)) for name in DIMENSIONS}
     with store.database.session() as session:
         compared = Staleness(session, store.recipes, store.instrument)
-        work = backfill.in_window(context.instance, compared.work())[:MAX_PARTITIONS]
+        work = in_window(compared.work(), held)[:MAX_PARTITIONS]
         known = compared.recognisable()
     n_told = backfill.recognise(context.instance, store, known)
     if not work:

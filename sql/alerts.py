@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from sql.base import Base, CreatedMixin
+from sql.base import Base, CreatedMixin, ProductRow
 from sql.copying import copy_rows
 from sql.lineage import hold_flags, is_made_of_flagged
-from sql.models import AlertSetRow, DifferenceRow, ExposureRow
+from sql.models import AlertSetRow, AssociationSetRow, DifferenceRow, ExposureRow, ForcedPhotometrySetRow
 from sql.object_records import IdentificationRow
 from sql.objects import ForcedPhotometryRow, MeasurementRow, ObjectRow
 from sql.sky import cone_condition, separation_deg
@@ -29,6 +29,8 @@ Row = Mapping[str, Any]
 _IN_DATABASE = {"synchronize_session": False}
 #: First key of the advisory locks on the outbox; the second stands for an exposure and CCD.
 OUTBOX_LOCK = 7317
+#: Why a message is withheld.
+REPEATED, FLAGGED = "repeated", "flagged"
 
 
 class OutboxRow(CreatedMixin, Base):
@@ -36,7 +38,8 @@ class OutboxRow(CreatedMixin, Base):
 
     ``packet`` is what goes over the wire, in the ``wire_format`` of its ``stream``. ``sequence`` is the order of
     sending. ``is_withheld``: the detection at ``ra, dec`` of this exposure and CCD was told on this stream before,
-    by another recipe or run, or what it was made of is flagged bad, so it is not sent unless somebody asks.
+    by another recipe or run, or what it was made of is flagged bad, so it is not sent unless somebody asks;
+    ``withheld_for`` says which: `REPEATED`, or `FLAGGED`, which ends with the flag.
     ``queued_at`` is when it was committed or asked for again. ``broker_partition`` and ``broker_offset`` say where the
     broker put it.
     """
@@ -65,6 +68,7 @@ class OutboxRow(CreatedMixin, Base):
     ra: Mapped[float | None]
     dec: Mapped[float | None]
     is_withheld: Mapped[bool] = mapped_column(server_default=sa.false())
+    withheld_for: Mapped[str | None] = mapped_column(sa.String(16))
     queued_at: Mapped[datetime] = mapped_column(server_default=sa.func.now())
     attempted_at: Mapped[datetime | None]
     sent_at: Mapped[datetime | None]
@@ -112,14 +116,18 @@ def commit_alerts(session: Session, rows: Sequence[Row], *, radius_arcsec: float
     here = (o.exposure == rows[0]["exposure"], o.ccd == rows[0]["ccd"])
     told = session.execute(sa.select(o.alert_id, o.stream, o.ra, o.dec, o.is_withheld).where(*here)).all()
     known = {(row.alert_id, row.stream) for row in told}
-    new = [dict(row, is_withheld=False) for row in rows if (row["alert_id"], row["stream"]) not in known]
+    new = [
+        dict(row, is_withheld=False, withheld_for=None) for row in rows if (row["alert_id"], row["stream"]) not in known
+    ]
     ours = {row["alert_id"] for row in rows}
     others = [row for row in told if row.alert_id not in ours and not row.is_withheld and row.ra is not None]
     for stream in {row["stream"] for row in new}:
         mine = [row for row in new if row["stream"] == stream]
         before = [row for row in others if row.stream == stream]
         for row, is_told in zip(mine, _within(mine, before, radius_arcsec), strict=True):
-            row["is_withheld"] = is_flagged or (bool(is_told) and not resend)
+            is_repeated = bool(is_told) and not resend
+            row["is_withheld"] = is_flagged or is_repeated
+            row["withheld_for"] = REPEATED if is_repeated else FLAGGED if is_flagged else None
     copy_rows(session, o, new)
     return sum(not row["is_withheld"] for row in new)
 
@@ -145,7 +153,41 @@ def withhold_flagged(session: Session, alert_sets: Iterable[uuid.UUID]) -> None:
         o.exposure == a.partition, o.ccd == a.ccd, o.provenance_id == a.provenance_id, a.bitflag != 0,
         a.id.in_(list(alert_sets)), o.sent_at.is_(None), ~o.is_withheld,
     )  # fmt: skip
-    session.execute(statement.values(is_withheld=True), execution_options=_IN_DATABASE)
+    session.execute(statement.values(is_withheld=True, withheld_for=FLAGGED), execution_options=_IN_DATABASE)
+
+
+def release_unflagged(session: Session, alert_sets: Iterable[uuid.UUID], *, radius_arcsec: float = 2.0) -> int:
+    """Let go what was withheld for flags that are gone from these sets of alerts; returns how many messages.
+
+    What another recipe has told of the same detection meanwhile stays withheld, as a repetition.
+    """
+    a, o = AlertSetRow, OutboxRow
+    of_set = sa.and_(o.exposure == a.partition, o.ccd == a.ccd, o.provenance_id == a.provenance_id)
+    free = (a.id.in_(list(alert_sets)), a.bitflag == 0, o.withheld_for == FLAGGED)
+    rows = session.execute(sa.select(o.sequence, o.stream, o.exposure, o.ccd, o.ra, o.dec).join(a, of_set).where(*free))
+    released: list[int] = []
+    for (stream, exposure, ccd), mine in _by_place(dict(row) for row in rows.mappings()).items():
+        here = (o.stream == stream, o.exposure == exposure, o.ccd == ccd, ~o.is_withheld, o.ra.is_not(None))
+        is_told = _within(mine, session.execute(sa.select(o.ra, o.dec).where(*here)).all(), radius_arcsec)
+        repeated = [row["sequence"] for row, is_one in zip(mine, is_told, strict=True) if is_one]
+        released += [row["sequence"] for row, is_one in zip(mine, is_told, strict=True) if not is_one]
+        _update(session, repeated, withheld_for=REPEATED)
+    _update(session, released, is_withheld=False, withheld_for=None, queued_at=sa.func.now())
+    return len(released)
+
+
+def _by_place(rows: Iterable[Row]) -> dict[tuple[str, str, str], list[Row]]:
+    """Messages of each stream, exposure and CCD."""
+    grouped: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        grouped[row["stream"], row["exposure"], row["ccd"]].append(row)
+    return grouped
+
+
+def _update(session: Session, sequences: Sequence[int], **values: Any) -> None:
+    if sequences:
+        statement = sa.update(OutboxRow).where(OutboxRow.sequence.in_(sequences)).values(**values)
+        session.execute(statement, execution_options=_IN_DATABASE)
 
 
 def known_alert_file(session: Session, **where: str) -> int | None:
@@ -222,12 +264,12 @@ def requeue(session: Session, *conditions: sa.ColumnElement[bool], withheld: boo
     Parameters
     ----------
     withheld : bool
-        Also those that were withheld because their detection had been told before.
+        Also those that were withheld.
     """
     o = OutboxRow
     chosen = sa.or_(o.sent_at.is_not(None), o.is_withheld) if withheld else o.sent_at.is_not(None)
     statement = sa.update(o).where(chosen, *conditions).values(
-        sent_at=None, last_error=None, broker_partition=None, broker_offset=None, is_withheld=False,
+        sent_at=None, last_error=None, broker_partition=None, broker_offset=None, is_withheld=False, withheld_for=None,
         queued_at=sa.func.now(),
     )  # fmt: skip
     return len(session.execute(statement.returning(o.alert_id), execution_options=_IN_DATABASE).all())
@@ -274,41 +316,53 @@ def outbox_status(session: Session) -> list[dict[str, Any]]:
 
 def sources_with_objects(session: Session, measurement_ids: Sequence[uuid.UUID]) -> list[tuple[Row, Row]]:
     """Measurement and object of each id that is linked, in the order of time and detection."""
+    m, o = MeasurementRow.__table__, ObjectRow.__table__
     query = (
-        sa.select(MeasurementRow, ObjectRow)
-        .join(ObjectRow, ObjectRow.id == MeasurementRow.object_id)
-        .where(MeasurementRow.id.in_(list(measurement_ids)))
-        .order_by(MeasurementRow.mjd_mid, MeasurementRow.ccd, MeasurementRow.detection)
+        sa.select(*m.c, *o.c)
+        .join_from(m, o, o.c.id == m.c.object_id)
+        .where(m.c.id.in_(list(measurement_ids)))
+        .order_by(m.c.mjd_mid, m.c.ccd, m.c.detection)
     )
-    return [(_columns(source), _columns(item)) for source, item in session.execute(query).all()]
+    n, found = len(m.c), session.execute(query).all()
+    return [(dict(zip(m.c.keys(), row[:n], strict=True)), dict(zip(o.c.keys(), row[n:], strict=True))) for row in found]
 
 
 def earlier_sources(
     session: Session, object_ids: Sequence[uuid.UUID], provenance_id: str, before_mjd: float, days: float
 ) -> dict[uuid.UUID, list[Row]]:
-    """Kept measurements of each object, of one recipe, in the window before a time, oldest first."""
+    """Kept measurements of each object, of one recipe, in the window before a time, oldest first.
+
+    ``is_flagged`` stands beside the columns: true for what is flagged bad, or made of it.
+    """
     row = MeasurementRow
     query = (
-        sa.select(row)
+        sa.select(*row.__table__.c, is_flagged(row, AssociationSetRow).label("is_flagged"))
         .where(row.object_id.in_(list(object_ids)), row.provenance_id == provenance_id)
         .where(row.mjd_mid < before_mjd, row.mjd_mid >= before_mjd - days)
         .order_by(row.mjd_mid, row.ccd, row.detection)
     )
-    return _by_object(session.scalars(query))
+    return _by_object(dict(row) for row in session.execute(query).mappings())
 
 
 def forced_sources(
     session: Session, object_ids: Sequence[uuid.UUID], provenance_id: str, until_mjd: float, days: float
 ) -> dict[uuid.UUID, list[Row]]:
-    """Forced photometry of each object, of one recipe, in the window up to a time (included), oldest first."""
+    """Good forced photometry of each object, of one recipe, in the window up to a time (included), oldest first."""
     row = ForcedPhotometryRow
     query = (
-        sa.select(row)
+        sa.select(*row.__table__.c)
+        .where(~is_flagged(row, ForcedPhotometrySetRow))
         .where(row.object_id.in_(list(object_ids)), row.provenance_id == provenance_id, row.flux_psf.is_not(None))
         .where(row.mjd_mid <= until_mjd, row.mjd_mid >= until_mjd - days)
         .order_by(row.mjd_mid, row.ccd)
     )
-    return _by_object(session.scalars(query))
+    return _by_object(dict(row) for row in session.execute(query).mappings())
+
+
+def is_flagged(row: type[MeasurementRow | ForcedPhotometryRow], product: type[ProductRow]) -> sa.ColumnElement[bool]:
+    """The condition that the product a row belongs to is flagged bad, or inherits that."""
+    same = (product.partition == row.exposure, product.ccd == row.ccd, product.provenance_id == row.provenance_id)
+    return sa.exists().where(*same, product.bitflag != 0)
 
 
 def identifications(session: Session, measurement_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, Row]:
@@ -363,10 +417,10 @@ def _unit(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.float
     return np.stack([np.cos(delta) * np.cos(alpha), np.cos(delta) * np.sin(alpha), np.sin(delta)], axis=-1)
 
 
-def _by_object(rows: Any) -> dict[uuid.UUID, list[Row]]:
+def _by_object(rows: Iterable[Row]) -> dict[uuid.UUID, list[Row]]:
     grouped: dict[uuid.UUID, list[Row]] = defaultdict(list)
     for row in rows:
-        grouped[row.object_id].append(_columns(row))
+        grouped[row["object_id"]].append(row)
     return dict(grouped)
 
 

@@ -1,12 +1,16 @@
-"""Rows into a table by PostgreSQL's binary COPY: no quoting, no escaping, large bytes as they are."""
+"""Rows into and out of tables by PostgreSQL's binary COPY: no quoting, no escaping, large bytes as they are."""
 
 import io
+import json
 import struct
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
+from numpy.typing import NDArray
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from sql.base import Base
@@ -25,6 +29,7 @@ _ENCODERS: dict[type, Callable[[Any], bytes]] = {
     sa.Double: struct.Struct("!d").pack,
     sa.String: str.encode,
     sa.LargeBinary: bytes,
+    JSONB: lambda value: b"\x01" + json.dumps(value).encode(),  # the version of the format comes first
     sa.Uuid: lambda value: value.bytes if isinstance(value, uuid.UUID) else uuid.UUID(value).bytes,
 }
 
@@ -46,6 +51,31 @@ def copy_rows(session: Session, table: type[Base], rows: Sequence[Mapping[str, A
     statement = f"COPY {table.__tablename__} ({listed}) FROM STDIN (FORMAT binary)"
     cursor = session.connection().connection.cursor()
     cursor.copy_expert(statement, _Rows(names, encoders, rows), size=_PIECE)
+
+
+def copied_rows(
+    session: Session, query: str, parameters: Mapping[str, Any], kinds: Mapping[str, str]
+) -> NDArray[np.void]:
+    """What a query finds, as a structured array: many times faster than row by row.
+
+    Parameters
+    ----------
+    query : str
+        SELECT with ``%(name)s`` for parameters; its columns have a fixed width and are never null.
+    kinds : mapping
+        Name -> numpy type (big-endian, as Postgres sends it) of each column, in their order.
+    """
+    session.flush()
+    cursor = session.connection().connection.cursor()
+    told = cursor.mogrify(query, parameters).decode()
+    stream = io.BytesIO()
+    cursor.copy_expert(f"COPY ({told}) TO STDOUT (FORMAT binary)", stream)
+    fields = [("n", ">i2")]  # of each row: the number of its columns, and before each column its length
+    for name, kind in kinds.items():
+        fields += [(f"length of {name}", ">i4"), (name, kind)]
+    dtype = np.dtype(fields)
+    content = stream.getbuffer()[len(_HEADER) : -len(_TRAILER)]
+    return np.frombuffer(content, dtype)[list(kinds)]
 
 
 class _Rows(io.RawIOBase):

@@ -8,8 +8,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from seechange_assets.errors import ProductNotFound
-from sql.alerts import covered
-from sql.models import DifferenceRow, ExposureRow
+from sql.alerts import covered, is_flagged
+from sql.models import PRODUCT_ROWS, AssociationSetRow, DifferenceRow, ExposureRow
 from sql.objects import ForcedPhotometryRow, MeasurementRow, ObjectRow
 from sql.sky import cone_condition, separation_deg
 
@@ -27,8 +27,8 @@ def light_curve(session: Session, name: str, recipes: Mapping[str, str]) -> list
     """Detections, forced fluxes and limits of an object, oldest first, with the keys `LIGHT_CURVE_COLUMNS`.
 
     ``kind`` is ``detection``, ``forced`` or ``limit`` (a difference that covers the object and on which it was not
-    detected: its 5 sigma limiting magnitude). What does not apply is None. The name of an object that was merged
-    into another gives the light curve of that one.
+    detected: its 5 sigma limiting magnitude). What is flagged bad is left out; what does not apply is None. The name of
+    an object that was merged into another gives the light curve of that one.
 
     Parameters
     ----------
@@ -46,7 +46,10 @@ def light_curve(session: Session, name: str, recipes: Mapping[str, str]) -> list
         ("detection", MeasurementRow, "associations"), ("forced", ForcedPhotometryRow, "forced_photometry"),
     )  # fmt: skip
     for kind, table, process in tables:
-        columns = (table.mjd_mid, table.filter, table.flux_njy, table.flux_njy_err, table.exposure, table.ccd)
+        columns = (
+            table.mjd_mid, table.filter, table.flux_njy, table.flux_njy_err, table.exposure, table.ccd,
+            is_flagged(table, PRODUCT_ROWS[process]).label("is_flagged"),
+        )  # fmt: skip
         mine = (table.object_id == target.id, table.provenance_id == recipes[process])
         for row in session.execute(sa.select(*columns).where(*mine)).mappings():
             usable = row["flux_njy"] is not None and row["flux_njy_err"]
@@ -58,7 +61,8 @@ def light_curve(session: Session, name: str, recipes: Mapping[str, str]) -> list
         for difference in differences_at(session, target.mean_ra, target.mean_dec, recipes["diff"])
         if difference["exposure"] not in detected and difference["limiting_magnitude"] is not None
     ]
-    points = [{column: point[column] for column in LIGHT_CURVE_COLUMNS} for point in points]
+    good = [point for point in points if not point.get("is_flagged")]
+    points = [{column: point[column] for column in LIGHT_CURVE_COLUMNS} for point in good]
     return sorted(points, key=lambda p: (p["mjd_mid"], p["kind"], p["ccd"], p["exposure"]))
 
 
@@ -112,13 +116,26 @@ def differences_near(
 
 
 def differences_overlapping(
-    session: Session, corners: Mapping[str, list[float]], centre: tuple[float, float], provenance_id: str,
+    session: Session, corners: Mapping[str, list[float]], centre: tuple[float, float], recipes: Mapping[str, str],
     mjd_range: tuple[float, float],
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Good differences whose footprints, of like size, may overlap this one, within a range of times."""
+    """Good differences whose footprints, of like size, may overlap this one, within a range of times.
+
+    Only those whose detections have been linked to objects: a bad subtraction never gets so far, and who has yet to
+    link his will find every object that there is by then.
+
+    Parameters
+    ----------
+    recipes : provenance ids of ``diff`` and ``associations``.
+    """
     # Centres of footprints that overlap are within two half diagonals.
     half_diagonal = float(max(separation_deg(*centre, corners["ra"], corners["dec"])))
-    return differences_near(session, *centre, 2.1 * half_diagonal, provenance_id, mjd_range)
+    found = differences_near(session, *centre, 2.1 * half_diagonal, recipes["diff"], mjd_range)
+    row = AssociationSetRow
+    query = sa.select(row.partition, row.ccd).where(row.provenance_id == recipes["associations"])
+    query = query.where(row.partition.in_([one["exposure"] for one in found]))
+    linked = {(key, ccd) for key, ccd in session.execute(query)}
+    return [one for one in found if (one["exposure"], one["ccd"]) in linked]
 
 
 def forced_places(

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, aliased
 
 from sql.base import ProductRow
@@ -75,7 +76,7 @@ def refresh(session: Session, product: str, ids: Iterable[uuid.UUID], upstreams:
         inherited = inherited.op("|")(parent)
     n_changed = 0
     for start in range(0, len(ids), _CHUNK):
-        told = sa.select(table.id, inherited.label("flags")).where(table.id.in_(ids[start : start + _CHUNK]))
+        told = sa.select(table.id, inherited.label("flags")).where(_one_of(table.id, ids[start : start + _CHUNK]))
         new = told.cte("new").prefix_with("MATERIALIZED")  # what is compared is written, and looked up once
         total = table.own_bitflag.op("|")(new.c.flags)
         changed = sa.or_(table.upstream_bitflag != new.c.flags, table.bitflag != total)
@@ -83,6 +84,15 @@ def refresh(session: Session, product: str, ids: Iterable[uuid.UUID], upstreams:
         statement = statement.values(upstream_bitflag=new.c.flags, bitflag=total)
         n_changed += session.execute(statement, execution_options=_IN_DATABASE).rowcount  # type: ignore[attr-defined]
     return n_changed
+
+
+def inherit_more(session: Session, product: str, ids: Iterable[uuid.UUID], flags: int) -> int:
+    """Add flags to those that these products inherit. Returns how many did not have all of them."""
+    table = PRODUCT_ROWS[product]
+    both = {name: getattr(table, name).op("|")(flags) for name in ("upstream_bitflag", "bitflag")}
+    lacking = sa.or_(*(getattr(table, name) != value for name, value in both.items()))
+    statement = sa.update(table).where(_one_of(table.id, ids), lacking).values(both)
+    return session.execute(statement, execution_options=_IN_DATABASE).rowcount  # type: ignore[attr-defined, no-any-return]
 
 
 def is_made_of_flagged(session: Session, partition: str, ccd: str, provenance_id: str) -> bool:
@@ -133,8 +143,13 @@ def _links(session: Session, upstream: str, product: str, ids: set[Any], *, to_p
     query = sa.select(wanted).select_from(down).join(up, _is_made_of(up, down, upstream, product))
     listed, found = list(ids), set()
     for start in range(0, len(listed), _CHUNK):
-        found |= set(session.scalars(query.where(given.in_(listed[start : start + _CHUNK]))))
+        found |= set(session.scalars(query.where(_one_of(given, listed[start : start + _CHUNK]))))
     return found
+
+
+def _one_of(column: Any, values: Iterable[Any]) -> Any:
+    """Whether a column has one of many values, which go as one array: each as a parameter would take longer."""
+    return column == sa.any_(sa.cast(list(values), ARRAY(column.type)))
 
 
 def _flags_of_parents(upstream: str, product: str) -> Any:

@@ -19,6 +19,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from sql.base import Base, CreatedMixin, deterministic_id
+from sql.copying import copied_rows, copy_rows
 from sql.sky import ORDER, cone_condition, separation_deg
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 #: First key of the advisory locks on the sky; the second is a cell at `LOCK_ORDER` (14').
 SKY_LOCK = 7316
+#: First key of the advisory locks on measurements; the second stands for an exposure and CCD.
+MEASUREMENTS_LOCK = 7318
 LOCK_ORDER = 8
 #: Order of the smallest cells that are asked for (1.7 arcmin): a CCD full of detections is some hundred index ranges,
 #: which Postgres answers in milliseconds, and a cell holds few objects that are not needed.
@@ -196,8 +199,9 @@ def lock_sky(session: Session, cells: NDArray[np.int64], order: int) -> None:
     """
     shift = 2 * (order - LOCK_ORDER)
     coarse = np.unique(cells >> shift if shift >= 0 else cells[:, None] << -shift | np.arange(1 << -shift))
-    for cell in coarse.tolist():
-        session.execute(sa.select(sa.func.pg_advisory_xact_lock(SKY_LOCK, cell)))
+    each = sa.func.unnest(sa.cast(coarse.tolist(), ARRAY(sa.Integer))).table_valued("cell").render_derived()
+    ascending = sa.select(each.c.cell).order_by(each.c.cell).subquery()
+    session.execute(sa.select(sa.func.pg_advisory_xact_lock(SKY_LOCK, ascending.c.cell)))
 
 
 def objects_in_cells(session: Session, cells: NDArray[np.int64], order: int, *, is_test: bool) -> list[sa.Row[Any]]:
@@ -289,10 +293,15 @@ def delete_measurements(session: Session, ids: Sequence[uuid.UUID]) -> None:
         session.execute(sa.delete(MeasurementRow).where(MeasurementRow.id.in_(list(ids))))
 
 
+def hold_measurements(session: Session, exposure: str, ccd: str) -> None:
+    """Let nobody else write measurements of this CCD until the transaction ends."""
+    place = sa.func.hashtext(f"{exposure}/{ccd}")
+    session.execute(sa.select(sa.func.pg_advisory_xact_lock(MEASUREMENTS_LOCK, place)))
+
+
 def insert_measurements(session: Session, rows: Sequence[dict[str, Any]]) -> None:
-    """Write measurement rows; one that exists stays as it is."""
-    if rows:
-        session.execute(insert(MeasurementRow).on_conflict_do_nothing(index_elements=[MeasurementRow.id]), list(rows))
+    """Write measurement rows that do not exist."""
+    copy_rows(session, MeasurementRow, rows)
 
 
 def replace_forced_photometry(session: Session, rows: Sequence[dict[str, Any]]) -> None:
@@ -305,23 +314,39 @@ def replace_forced_photometry(session: Session, rows: Sequence[dict[str, Any]]) 
     session.execute(statement.on_conflict_do_update(index_elements=[ForcedPhotometryRow.id], set_=changed), list(rows))
 
 
-#: Columns of a detection from which the place and the time of its object follow.
-DETECTION_COLUMNS = (
-    "object_id", "ra", "dec", "ra_err", "dec_err", "ra_dec_cov", "mjd_mid", "exposure", "provenance_id",
-)  # fmt: skip
+#: Columns of a detection from which place and time of its object follow. Exposures are told apart by 64 bits of a hash.
+_DETECTION_KINDS = {
+    "object_id": "V16", "ra": ">f8", "dec": ">f8", "ra_err": ">f8", "dec_err": ">f8", "ra_dec_cov": ">f8",
+    "mjd_mid": ">f8", "exposure": ">i8", "is_of_recipe": "?",
+}  # fmt: skip
+_DETECTIONS = """
+SELECT object_id, coalesce(ra, 'NaN'), coalesce(dec, 'NaN'), coalesce(ra_err, 'NaN'), coalesce(dec_err, 'NaN'),
+       coalesce(ra_dec_cov, 'NaN'), mjd_mid, hashtextextended(exposure, 0), provenance_id = %(provenance_id)s
+FROM measurements WHERE object_id = ANY(%(ids)s::uuid[]) ORDER BY object_id, mjd_mid, ccd, id
+"""
 
 
-def detections_of(session: Session, ids: Sequence[uuid.UUID]) -> list[sa.Row[Any]]:
-    """All measurements of these objects, with `DETECTION_COLUMNS`, in order of time."""
-    m = MeasurementRow
-    query = sa.select(*(getattr(m, name) for name in DETECTION_COLUMNS)).where(m.object_id.in_(list(ids)))
-    return list(session.execute(query.order_by(m.object_id, m.mjd_mid, m.ccd, m.id)))
+def detections_of(session: Session, ids: Sequence[uuid.UUID], provenance_id: str | None = None) -> NDArray[np.void]:
+    """All measurements of these objects, object by object (in the order of their ids) in order of time.
+
+    Returns
+    -------
+    structured ndarray
+        ``object_id`` (16 bytes), ``ra, dec, ra_err, dec_err, ra_dec_cov, mjd_mid`` (NaN where not measured),
+        ``exposure`` (a number that stands for it), ``is_of_recipe`` (associated under `provenance_id`).
+    """
+    told = {"ids": [str(key) for key in ids], "provenance_id": provenance_id or ""}
+    return copied_rows(session, _DETECTIONS, told, _DETECTION_KINDS)
 
 
-def update_objects(session: Session, rows: Sequence[dict[str, Any]]) -> None:
-    """Write mean positions, numbers of detections and times of objects (``id`` and the changed columns)."""
-    if rows:
-        session.execute(sa.update(ObjectRow), list(rows))
+def update_objects(session: Session, columns: dict[str, list[Any]]) -> None:
+    """Write mean positions, numbers of detections and times of objects: ``id`` and the changed columns."""
+    table = ObjectRow.__table__
+    arrays = [sa.cast(values, ARRAY(table.c[name].type)) for name, values in columns.items()]
+    told = sa.func.unnest(*arrays).table_valued(*columns).render_derived()
+    changed = {name: told.c[name] for name in columns if name != "id"}
+    statement = sa.update(ObjectRow).where(ObjectRow.id == sa.cast(told.c.id, table.c.id.type)).values(changed)
+    session.execute(statement, execution_options={"synchronize_session": False})
 
 
 def places_of(session: Session, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, tuple[float, float]]:

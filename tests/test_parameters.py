@@ -8,9 +8,9 @@ from typer.testing import CliRunner
 
 from resources.settings import Settings
 from seechange_assets.cli.main import build_app
-from seechange_assets.definitions import build_recipes, configured_layers
 from seechange_assets.errors import ParameterError
 from seechange_assets.layers import effective_values, load_layers
+from seechange_assets.pipeline import build_recipes, configured_layers
 
 
 def settings_of(folder: Path, *bodies: str) -> Settings:

@@ -188,9 +188,9 @@ def _restore_interrupt() -> None:
 
 
 def children(process: psutil.Process) -> list[psutil.Process]:
-    """Every living process below one."""
+    """Every living process below one; one that has ended and that nobody has asked about (a zombie) is not."""
     try:
-        return list(process.children(recursive=True))
+        return [child for child in process.children(recursive=True) if is_alive(child)]
     except psutil.NoSuchProcess:
         return []
 

@@ -6,10 +6,8 @@ reports it to Dagster as a materialization.
 
 from typing import Any, ClassVar
 
-import dagster as dg
-
-from seechange_assets.data_product import PARAMETER_MODELS
 from seechange_assets.parameters import Field, Parameters
+from seechange_assets.process import PARAMETER_MODELS, DataProduct
 
 
 class ExposureParameters(Parameters):
@@ -25,8 +23,4 @@ class ExposureParameters(Parameters):
 
 PARAMETER_MODELS["exposure"] = ExposureParameters
 
-exposure = dg.AssetSpec(
-    "exposure",
-    description="A raw exposure, registered with its checksum and kept in the archive.",
-    group_name="acquire",
-)
+exposure = DataProduct("exposure", "A raw exposure, registered with its checksum and kept in the archive.")

@@ -2,14 +2,12 @@
 
 from typing import ClassVar, Literal
 
-import dagster as dg
-
-from seechange_assets.data_product import data_product
 from seechange_assets.errors import MasterNotFound
 from seechange_assets.instruments.base import Instrument, RawCcd
 from seechange_assets.parameters import Field, Parameters
-from seechange_assets.partitions import Partition
-from seechange_assets.ports import Store
+from seechange_assets.partition import Partition
+from seechange_assets.ports import Resource, Store
+from seechange_assets.process import data_product
 from seechange_assets.products import Image, Master
 
 MasterSet = Literal["any", "nightly", "external"]
@@ -92,8 +90,8 @@ class MasterFringeParameters(Parameters):
 def master_bias(
     partition: Partition,
     parameters: MasterBiasParameters,
-    store: dg.ResourceParam[Store],
-    instrument: dg.ResourceParam[Instrument],
+    store: Resource[Store],
+    instrument: Resource[Instrument],
 ) -> Master:
     """Clipped mean of a night's bias frames of one CCD."""
     from seechange_assets.science.masters import build_bias
@@ -106,8 +104,8 @@ def master_bias(
 def master_dark(
     partition: Partition,
     parameters: MasterDarkParameters,
-    store: dg.ResourceParam[Store],
-    instrument: dg.ResourceParam[Instrument],
+    store: Resource[Store],
+    instrument: Resource[Instrument],
 ) -> Master:
     """Dark rate of one CCD from a night's dark frames."""
     from seechange_assets.science.masters import build_dark
@@ -121,8 +119,8 @@ def master_dark(
 def master_flat(
     partition: Partition,
     parameters: MasterFlatParameters,
-    store: dg.ResourceParam[Store],
-    instrument: dg.ResourceParam[Instrument],
+    store: Resource[Store],
+    instrument: Resource[Instrument],
 ) -> Master:
     """Clipped mean of a night's flat frames of one CCD and type, normalised to median 1."""
     from seechange_assets.science.masters import build_flat
@@ -138,8 +136,8 @@ def master_flat(
 def master_fringe(
     partition: Partition,
     parameters: MasterFringeParameters,
-    store: dg.ResourceParam[Store],
-    instrument: dg.ResourceParam[Instrument],
+    store: Resource[Store],
+    instrument: Resource[Instrument],
 ) -> Master:
     """Fringe pattern of one CCD from a night's exposures of the sky."""
     from seechange_assets.science.fringe_master import build_fringe

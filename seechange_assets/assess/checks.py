@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dagster as dg
+if TYPE_CHECKING:
+    import dagster as dg
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,16 +21,20 @@ class ProductCheck:
     limit: float
     blocking: bool = False
 
-    def spec(self, asset: str) -> dg.AssetCheckSpec:
+    def spec(self, asset: str) -> "dg.AssetCheckSpec":
         """The check as Dagster declares it."""
+        import dagster as dg
+
         return dg.AssetCheckSpec(self.name, asset=asset, description=self.description, blocking=self.blocking)
 
     def passes(self, product: Any) -> bool:
         """Whether the product keeps the rule (a NaN does not)."""
         return bool(self.measure(product) <= self.limit)
 
-    def result(self, product: Any) -> dg.AssetCheckResult:
+    def result(self, product: Any) -> "dg.AssetCheckResult":
         """The outcome on one product."""
+        import dagster as dg
+
         severity = dg.AssetCheckSeverity.ERROR if self.blocking else dg.AssetCheckSeverity.WARN
         return dg.AssetCheckResult(
             check_name=self.name,

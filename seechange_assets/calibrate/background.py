@@ -2,8 +2,8 @@
 
 from typing import ClassVar, Literal
 
-from seechange_assets.data_product import data_product
 from seechange_assets.parameters import Field, Parameters
+from seechange_assets.process import data_product
 from seechange_assets.products import Background, Image
 
 
@@ -11,7 +11,7 @@ class BackgroundParameters(Parameters):
     """How the sky is measured."""
 
     process: ClassVar[str] = "background"
-    algorithm_version: ClassVar[str] = "3"
+    algorithm_version: ClassVar[str] = "4"
     box_size_px: int = Field(256, ge=16, le=1024, description="Side of a box of the mesh [pixel].")
     form: Literal["map", "polynomial", "scalar"] = Field("map", description="How the level varies over the image.")
     polynomial_degree: int = Field(2, ge=0, le=4, description="Degree of the polynomial form.")

@@ -3,13 +3,11 @@
 import dataclasses
 from typing import ClassVar, Literal
 
-import dagster as dg
-
-from seechange_assets.data_product import data_product
 from seechange_assets.instruments.base import Instrument
 from seechange_assets.parameters import Field, Parameters
-from seechange_assets.partitions import Partition, on_same_ccd
-from seechange_assets.ports import Store
+from seechange_assets.partition import Partition, on_same_ccd
+from seechange_assets.ports import Resource, Store
+from seechange_assets.process import data_product
 from seechange_assets.products import Image
 
 Step = Literal["overscan", "bias", "linearity", "dark", "flat", "fringe", "illumination"]
@@ -19,7 +17,7 @@ class ImageParameters(Parameters):
     """How raw pixels become a calibrated image."""
 
     process: ClassVar[str] = "image"
-    algorithm_version: ClassVar[str] = "3"
+    algorithm_version: ClassVar[str] = "4"
     steps: tuple[Step, ...] = Field(
         ("overscan", "bias", "linearity", "flat"), description="Wanted steps; those the file has behind it are skipped."
     )
@@ -55,8 +53,8 @@ class ImageParameters(Parameters):
 def image(
     partition: Partition,
     parameters: ImageParameters,
-    store: dg.ResourceParam[Store],
-    instrument: dg.ResourceParam[Instrument],
+    store: Resource[Store],
+    instrument: Resource[Instrument],
 ) -> Image:
     """Calibrated image: raw pixels without the marks of the camera, flags and the masters used."""
     from seechange_assets.science.detrend import detrend, kinds_of_masters, plan_steps

@@ -3,8 +3,8 @@
 from typing import ClassVar
 
 from seechange_assets.assess.checks import SEEING
-from seechange_assets.data_product import data_product
 from seechange_assets.parameters import Field, Parameters
+from seechange_assets.process import data_product
 from seechange_assets.products import Background, Image, Psf, Sources
 
 
@@ -12,7 +12,7 @@ class PsfParameters(Parameters):
     """How the PSF is modelled."""
 
     process: ClassVar[str] = "psf"
-    algorithm_version: ClassVar[str] = "4"
+    algorithm_version: ClassVar[str] = "5"
     degree: int = Field(3, ge=0, le=3, description="Degree of the variation with position; fewer stars lower it.")
     oversampling: int = Field(0, ge=0, le=4, description="Table entries per pixel; 0 chooses from the seeing.")
     radius_fwhm: float = Field(3.0, ge=1.5, le=8.0, description="Radius of the model [seeing FWHM].")

@@ -3,11 +3,9 @@
 import dataclasses
 from typing import Any, ClassVar
 
-import dagster as dg
-
-from seechange_assets.data_product import data_product
 from seechange_assets.parameters import Field, FieldParameters
-from seechange_assets.ports import SkyCatalogSource
+from seechange_assets.ports import Resource, SkyCatalogSource
+from seechange_assets.process import data_product
 from seechange_assets.products import Background, Image, Sources
 
 
@@ -15,7 +13,7 @@ class SourcesParameters(FieldParameters):
     """How sources are detected and measured, in the two kinds of fields."""
 
     process: ClassVar[str] = "sources"
-    algorithm_version: ClassVar[str] = "5"
+    algorithm_version: ClassVar[str] = "6"
     threshold: float = Field(4.0, ge=1.5, le=100.0, description="S/N of a matched-filtered pixel that makes a source.")
     aperture_radii_fwhm: tuple[float, ...] = Field(
         (1.0, 2.0, 3.0, 5.0), min_length=1, description="Radii of the apertures [seeing FWHM]."
@@ -29,7 +27,7 @@ class SourcesParameters(FieldParameters):
     )
     star_score_min: float = Field(0.5, ge=0.0, le=1.0, description="A star has a star score above this.")
     max_sources: int = Field(
-        30000,
+        20000,
         ge=100,
         description="Brightest detections that are measured, which bounds the time that crowds of stars take; the "
         "product also gives the number detected.",
@@ -48,7 +46,7 @@ class SourcesParameters(FieldParameters):
 
 @data_product(SourcesParameters)
 def sources(
-    image: Image, background: Background, parameters: SourcesParameters, sky: dg.ResourceParam[SkyCatalogSource]
+    image: Image, background: Background, parameters: SourcesParameters, sky: Resource[SkyCatalogSource]
 ) -> Sources:
     """Catalogue of sources: positions, shapes, aperture fluxes, flags."""
     from seechange_assets.science.field_kind import star_density

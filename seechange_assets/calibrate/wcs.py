@@ -2,12 +2,10 @@
 
 from typing import ClassVar
 
-import dagster as dg
-
 from seechange_assets.assess.checks import ASTROMETRIC_RESIDUAL
-from seechange_assets.data_product import data_product
 from seechange_assets.parameters import Field, Parameters
-from seechange_assets.ports import SkyCatalogSource
+from seechange_assets.ports import Resource, SkyCatalogSource
+from seechange_assets.process import data_product
 from seechange_assets.products import Image, ImageInfo, Sources, Wcs
 
 
@@ -15,7 +13,7 @@ class WcsParameters(Parameters):
     """How the astrometric solution is found, and what it must reach."""
 
     process: ClassVar[str] = "wcs"
-    algorithm_version: ClassVar[str] = "2"
+    algorithm_version: ClassVar[str] = "3"
     max_catalog_mag: float = Field(22.0, ge=5, le=25, description="Faintest catalogue star used [G mag].")
     catalog_range_mag: float = Field(12.0, gt=0, le=30, description="Magnitudes used, counted from the faintest [mag].")
     min_catalog_stars: int = Field(10, ge=4, description="Fewer usable catalogue stars are an error of the catalogue.")
@@ -34,7 +32,7 @@ class WcsParameters(Parameters):
 
 
 @data_product(WcsParameters, checks=[ASTROMETRIC_RESIDUAL])
-def wcs(image: Image, sources: Sources, parameters: WcsParameters, sky: dg.ResourceParam[SkyCatalogSource]) -> Wcs:
+def wcs(image: Image, sources: Sources, parameters: WcsParameters, sky: Resource[SkyCatalogSource]) -> Wcs:
     """Astrometric solution against Gaia."""
     return solve_on_sky(sources, image.info, image.data.shape, sky, parameters)
 

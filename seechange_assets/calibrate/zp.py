@@ -2,12 +2,11 @@
 
 from typing import ClassVar
 
-import dagster as dg
-
 from seechange_assets.assess.checks import ZERO_POINT_SCATTER
-from seechange_assets.data_product import data_product
 from seechange_assets.instruments.base import Instrument
 from seechange_assets.parameters import Field, Parameters
+from seechange_assets.ports import Resource
+from seechange_assets.process import data_product
 from seechange_assets.products import Background, Image, Psf, Sources, Wcs, ZeroPoint
 
 
@@ -15,7 +14,7 @@ class ZeroPointParameters(Parameters):
     """How the zero point is fitted."""
 
     process: ClassVar[str] = "zp"
-    algorithm_version: ClassVar[str] = "4"
+    algorithm_version: ClassVar[str] = "5"
     min_stars: int = Field(10, ge=3, description="Fewest stars in the fit.")
     match_radius_arcsec: float = Field(
         1.0, gt=0, le=60, description="Largest distance from the catalogue entry [arcsec]."
@@ -27,6 +26,9 @@ class ZeroPointParameters(Parameters):
     bright_stars: int = Field(200, ge=3, description="Stars over bright_snr that are enough.")
     brightest_snr: float = Field(200.0, ge=3, description="As bright_snr once more: unseen neighbours add less yet.")
     brightest_stars: int = Field(100, ge=3, description="Stars over brightest_snr that are enough.")
+    well_fitted_stars: int = Field(
+        100, ge=3, description="In crowded fields the half of the stars with the better PSF fits; at least so many."
+    )
     min_color: float = Field(0.5, description="Bluest BP-RP for which the colour transform holds [mag].")
     max_color: float = Field(3.0, description="Reddest BP-RP for which the colour transform holds [mag].")
     fit_color_term: bool = Field(False, description="Fit a term linear in BP-RP on top of the instrument's transform.")
@@ -47,7 +49,7 @@ def zp(
     psf: Psf,
     wcs: Wcs,
     parameters: ZeroPointParameters,
-    instrument: dg.ResourceParam[Instrument],
+    instrument: Resource[Instrument],
 ) -> ZeroPoint:
     """Zero point, aperture corrections and limiting magnitude."""
     from seechange_assets.science.photometric_calibration import calibrate_photometry

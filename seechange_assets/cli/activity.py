@@ -1,30 +1,55 @@
 """What `seechange status` says of the survey's work, beside its services."""
 
+from functools import cached_property
 from typing import Any
 
 from seechange_assets.cli.common import print_table
 
 
-def look(configuration: Any) -> dict[str, Any] | None:
-    """The numbers as one more entry of the list of services; None while the database is down or not made yet."""
-    from io_managers import activity
-    from resources.database import Database
-    from seechange_assets.definitions import build_store
-    from seechange_assets.errors import ServiceUnavailable
+class Observer:
+    """Looks at the survey's work as often as it is asked, over the same connections."""
 
-    try:
-        store = build_store(configuration)
-        found, newest = store.database.revisions()
-        if found != newest:
+    def __init__(self, configuration: Any) -> None:
+        self._configuration = configuration
+
+    def look(self) -> dict[str, Any] | None:
+        """The numbers as one more entry of the list of services; None while the database is down or not made yet."""
+        from sqlalchemy.exc import OperationalError
+
+        from io_managers import activity
+        from seechange_assets.errors import ServiceUnavailable
+
+        try:
+            store = self._store
+            found, newest = store.database.revisions()
+            if found != newest:
+                return None
+            with store.database.session() as session:
+                told = activity.activity(session, store.recipes, store.instrument)
+            with self._dagster.session() as session:
+                queue = activity.queue(session) if _has_runs(session) else {"queued": 0, "at_work": 0}
+        except (ServiceUnavailable, OperationalError):
             return None
-        with store.database.session() as session:
-            told = activity.activity(session, store.recipes, store.instrument)
-        with Database(configuration.dagster_url).session() as session:
-            queue = activity.queue(session) if _has_runs(session) else {"queued": 0, "at_work": 0}
-    except ServiceUnavailable:
-        return None
-    own = {"name": "activity", "state": "running", "address": None, "pid": None}
-    return {**own, "detail": _summary(told, queue), "workers": _n_workers(configuration), "queue": queue, **told}
+        own = {"name": "activity", "state": "running", "address": None, "pid": None}
+        n_workers = _n_workers(self._configuration)
+        return {**own, "detail": _summary(told, queue), "workers": n_workers, "queue": queue, **told}
+
+    @cached_property
+    def _store(self) -> Any:
+        from seechange_assets.definitions import build_store
+
+        return build_store(self._configuration)
+
+    @cached_property
+    def _dagster(self) -> Any:
+        from resources.database import Database
+
+        return Database(self._configuration.dagster_url)
+
+
+def look(configuration: Any) -> dict[str, Any] | None:
+    """One look; see `Observer`."""
+    return Observer(configuration).look()
 
 
 def show(told: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from seechange_assets.errors import SeeChangeError
 # Module -> the commands it registers. A command nobody registers answers "not yet".
 MODULES: dict[str, tuple[str, ...]] = {
     "services": ("up", "down", "status", "workers"),
+    "metrics": ("metrics",),
     "simulate": ("simulate",),
     "ingest": ("ingest",),
     "exposures": ("exposures",),

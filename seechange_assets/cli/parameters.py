@@ -62,8 +62,8 @@ def diff(
 
 
 def _effective(configuration: Any) -> "list[EffectiveValue]":
-    from seechange_assets.definitions import build_recipes, configured_layers
     from seechange_assets.layers import effective_values
+    from seechange_assets.pipeline import build_recipes, configured_layers
 
     recipes, layers = build_recipes(configuration), configured_layers(configuration)
     processes = [process for process in recipes if process != "exposure"]  # the camera's constants are no parameters

@@ -63,12 +63,18 @@ def down(as_json: JsonOption = False) -> None:
         typer.echo(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
 
 
-def status(as_json: JsonOption = False) -> None:
+def status(
+    as_json: JsonOption = False,
+    as_metrics: Annotated[bool, typer.Option("--metrics", help="The numbers alone, in Prometheus's format.")] = False,
+) -> None:
     """Show the services and the work of the last day; exit code 1 unless all services are up and well."""
     from resources import services
-    from seechange_assets.cli import activity
+    from seechange_assets.cli import activity, metrics
 
     configuration = settings()
+    if as_metrics:
+        typer.echo(metrics.text(configuration), nl=False)
+        return
     statuses = services.status(configuration)
     told = activity.look(configuration) if statuses[0].is_up else None
     if as_json:

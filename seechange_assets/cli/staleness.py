@@ -68,7 +68,8 @@ def backfill(
     ended early is carried on by giving the command again: what is done, or in the hands of an unfinished backfill,
     is left out.
     """
-    from sensors import backfill as dagster_side
+    from io_managers.staleness import DIMENSIONS, in_window
+    from resources.dagster_rows import DagsterRows
 
     session = _session()
     ledger = session.ledger
@@ -77,9 +78,9 @@ def backfill(
         work = compared.work(_names(assets), night, limit)
         n_known = compared.count_recognisable(_names(assets), night)
         known = compared.recognisable(_names(assets), night) if n_known and not dry_run else {}
-    instance, tag = session.instance, ledger.tag
-    unfinished = dagster_side.without_unfinished(instance, work, tag)
-    wanted = dagster_side.in_window(instance, unfinished)
+    dagster = DagsterRows(session.settings.dagster_url)
+    unfinished = _without_unfinished(session, work) if dagster.has_unfinished_backfills() else work
+    wanted = in_window(unfinished, dagster.held(DIMENSIONS))
     plan = {
         "partitions": len(wanted),
         "assets": dict(Counter(asset for item in wanted for asset in item.assets)),
@@ -90,13 +91,20 @@ def backfill(
     }
     if not dry_run:
         plan |= _carry_out(session, wanted, known)
-    _print_plan(plan, tag, as_json, dry_run)
+    _print_plan(plan, ledger.tag, as_json, dry_run)
+
+
+def _without_unfinished(session: "Session", work: "list[Work]") -> "list[Work]":
+    from sensors.backfill import without_unfinished  # seconds of imports, which a dry run seldom needs
+
+    return without_unfinished(session.instance, work, session.ledger.tag)
 
 
 def _carry_out(session: "Session", wanted: "list[Work]", known: dict[str, Any]) -> dict[str, Any]:
     from io_managers.tags import Tags
     from seechange_assets.cli.location import reload_location
     from sensors import backfill as dagster_side
+    from sensors.staleness_checks import tell, verdicts
 
     store = session.store
     reload_location(session.settings, store.recipes)
@@ -109,6 +117,7 @@ def _carry_out(session: "Session", wanted: "list[Work]", known: dict[str, Any]) 
         title = f"stale under tag {store.tag}"
         with busy("submitting"):
             done["backfill"] = dagster_side.submit(session.instance, graph, wanted, tag=store.tag, title=title)
+    tell(session.instance, verdicts(store))
     return done
 
 

@@ -2,13 +2,12 @@
 
 from typing import ClassVar
 
-import dagster as dg
 import pydantic
 
-from seechange_assets.data_product import data_product
 from seechange_assets.parameters import Field, Parameters
-from seechange_assets.partitions import on_same_ccd
-from seechange_assets.ports import Store
+from seechange_assets.partition import on_same_ccd
+from seechange_assets.ports import Resource, Store
+from seechange_assets.process import data_product
 from seechange_assets.products import Background, Cutouts, Detections, Difference, Image
 
 
@@ -33,7 +32,7 @@ def cutouts(
     image: Image,
     background: Background,
     parameters: CutoutsParameters,
-    store: dg.ResourceParam[Store],
+    store: Resource[Store],
 ) -> Cutouts:
     """Stamps of new, reference and difference around each detection, on one flux scale."""
     from seechange_assets.science.cutouts import make_cutouts

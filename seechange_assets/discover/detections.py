@@ -4,8 +4,8 @@ import dataclasses
 from typing import Any, ClassVar
 
 from seechange_assets.assess.checks import DETECTION_COUNT
-from seechange_assets.data_product import data_product
 from seechange_assets.parameters import Field, FieldParameters
+from seechange_assets.process import data_product
 from seechange_assets.products import Detections, Difference, Sources
 
 

@@ -2,12 +2,10 @@
 
 from typing import ClassVar, Literal
 
-import dagster as dg
-
-from seechange_assets.data_product import data_product
 from seechange_assets.parameters import Field, Parameters
-from seechange_assets.partitions import on_same_ccd
-from seechange_assets.ports import Store
+from seechange_assets.partition import on_same_ccd
+from seechange_assets.ports import Resource, Store
+from seechange_assets.process import data_product
 from seechange_assets.products import Background, Difference, Image, Psf, Sources, Wcs, ZeroPoint
 
 
@@ -15,7 +13,7 @@ class DiffParameters(Parameters):
     """How a reference is subtracted; every field is an argument of `science.difference.subtract`."""
 
     process: ClassVar[str] = "diff"
-    algorithm_version: ClassVar[str] = "5"
+    algorithm_version: ClassVar[str] = "6"
     method: Literal["zogy", "alard_lupton", "sfft", "direct"] = Field(
         "zogy",
         description="zogy: proper image subtraction; alard_lupton: kernel of Gaussians fitted to stars; "
@@ -39,7 +37,7 @@ def diff(
     wcs: Wcs,
     zp: ZeroPoint,
     parameters: DiffParameters,
-    store: dg.ResourceParam[Store],
+    store: Resource[Store],
 ) -> Difference:
     """New minus reference, with its score image; waits where no reference covers the image yet."""
     from seechange_assets.science.difference import subtract

@@ -2,13 +2,12 @@
 
 from typing import Any, ClassVar
 
-import dagster as dg
 import pydantic
 
-from seechange_assets.data_product import data_product
 from seechange_assets.parameters import Field, Parameters
-from seechange_assets.partitions import on_same_ccd
-from seechange_assets.ports import Store
+from seechange_assets.partition import on_same_ccd
+from seechange_assets.ports import Resource, Store
+from seechange_assets.process import data_product
 from seechange_assets.products import Cutouts, Detections, Difference, Measurements
 
 
@@ -42,7 +41,7 @@ class MeasurementsParameters(Parameters):
     """How detections are measured and which are dropped."""
 
     process: ClassVar[str] = "measurements"
-    algorithm_version: ClassVar[str] = "3"
+    algorithm_version: ClassVar[str] = "4"
     aperture_radii_fwhm: tuple[float, ...] = Field((1.0, 2.0, 3.0, 5.0), description="Aperture radii [FWHM].")
     fit_size_fwhm: float = Field(2.0, ge=1.0, le=6.0, description="Half-width of the PSF fit [FWHM].")
     box_halfsize_fwhm: float = Field(2.0, ge=0.5, le=4.0, description="Half-width of the box for pixel counts [FWHM].")
@@ -75,7 +74,7 @@ def measurements(
     cutouts: Cutouts,
     diff: Difference,
     parameters: MeasurementsParameters,
-    store: dg.ResourceParam[Store],
+    store: Resource[Store],
 ) -> Measurements:
     """Photometry, shape and artefact diagnostics of each detection."""
     from seechange_assets.science.measurements import measure

@@ -2,14 +2,12 @@
 
 from typing import Any, ClassVar, Literal
 
-import dagster as dg
-
 from seechange_assets.calibrate.wcs import solve_on_sky
-from seechange_assets.data_product import data_product
 from seechange_assets.instruments.base import Instrument
 from seechange_assets.parameters import Field, Parameters
-from seechange_assets.partitions import Partition, on_same_ccd
-from seechange_assets.ports import SkyCatalogSource, Store
+from seechange_assets.partition import Partition, on_same_ccd
+from seechange_assets.ports import Resource, SkyCatalogSource, Store
+from seechange_assets.process import data_product
 from seechange_assets.products import Image, Reference, Sources, Wcs
 from seechange_assets.provenance import Recipes
 
@@ -18,7 +16,7 @@ class ReferenceParameters(Parameters):
     """How a reference is built and which exposures may enter it."""
 
     process: ClassVar[str] = "reference"
-    algorithm_version: ClassVar[str] = "2"
+    algorithm_version: ClassVar[str] = "3"
     name: str = Field("default", pattern=r"^[A-Za-z0-9_.-]{1,80}$", description="Name of the reference set.")
     min_images: int = Field(3, ge=1, le=100, description="Fewest images of a reference; three let clipping work.")
     max_images: int = Field(15, ge=1, le=100, description="Most images of a reference; the deepest are taken.")
@@ -62,10 +60,10 @@ BUILD_FIELDS = (
 def reference(
     partition: Partition,
     parameters: ReferenceParameters,
-    recipes: dg.ResourceParam[Recipes],
-    store: dg.ResourceParam[Store],
-    instrument: dg.ResourceParam[Instrument],
-    sky: dg.ResourceParam[SkyCatalogSource],
+    recipes: Resource[Recipes],
+    store: Resource[Store],
+    instrument: Resource[Instrument],
+    sky: Resource[SkyCatalogSource],
 ) -> Reference:
     """Deep coadd of one field, filter and CCD, calibrated like any image."""
     from seechange_assets.science.coadd import build_reference

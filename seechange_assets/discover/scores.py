@@ -2,8 +2,8 @@
 
 from typing import Any, ClassVar
 
-from seechange_assets.data_product import data_product
 from seechange_assets.parameters import Field, Parameters
+from seechange_assets.process import data_product
 from seechange_assets.products import Cutouts, Measurements, Scores
 
 

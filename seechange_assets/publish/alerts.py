@@ -5,14 +5,14 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import dagster as dg
 import numpy as np
 import pydantic
 
 from seechange_assets import __version__
-from seechange_assets.data_product import data_product
 from seechange_assets.errors import ServiceUnavailable
 from seechange_assets.parameters import Field, Parameters, non_critical
+from seechange_assets.ports import Resource
+from seechange_assets.process import data_product
 from seechange_assets.products import Alerts, Associations, Cutouts, Difference, ImageInfo, Psf, Wcs
 from seechange_assets.provenance import Recipes
 from seechange_assets.publish.streams import StreamParameters, checked_streams, topic_name
@@ -190,7 +190,7 @@ def make_packets(
             context,
             source,
             target,
-            earlier=content["earlier"].get(target["id"], []),
+            earlier=[row for row in content["earlier"].get(target["id"], []) if not row["is_flagged"]],
             forced=content["forced"].get(target["id"], []),
             limits=limits[k],
             cross_matches=content["cross_matches"].get(target["id"]),
@@ -274,9 +274,9 @@ def alerts(
     cutouts: Cutouts,
     parameters: AlertParameters,
     is_backfill: bool,
-    recipes: dg.ResourceParam[Recipes],
-    store: dg.ResourceParam[Any],
-    stream: dg.ResourceParam[Any],
+    recipes: Resource[Recipes],
+    store: Resource[Any],
+    stream: Resource[Any],
 ) -> Alerts:
     """Avro packets, committed to the outbox and sent; what the broker does not take now is sent later."""
     night = store.night(diff.info.exposure)

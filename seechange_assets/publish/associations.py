@@ -4,16 +4,15 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import dagster as dg
 import numpy as np
 import pydantic
 from numpy.typing import NDArray
 
-from seechange_assets.data_product import data_product
 from seechange_assets.errors import TooManyDetections
 from seechange_assets.instruments.base import Instrument
 from seechange_assets.parameters import Field, Parameters
-from seechange_assets.ports import SkyCatalogSource
+from seechange_assets.ports import Resource, SkyCatalogSource
+from seechange_assets.process import data_product
 from seechange_assets.products import Associations, Difference, ImageInfo, Measurements, Scores
 from seechange_assets.provenance import Recipes
 from seechange_assets.publish.cross_match import cross_match
@@ -156,6 +155,7 @@ def associate(
     from sql.alerts import forget_undetected
     from sql.object_records import insert_identifications
 
+    sky.hold_measurements(session, info.exposure, info.ccd)
     stored = sky.stored_measurements(session, info.exposure, info.ccd, provenance_id)
     outdated = stored.keys() - {row["id"] for row in rows}
     left = {linked for key in outdated if (linked := stored[key]) is not None}
@@ -224,9 +224,8 @@ def _create(
     session: "Session", rows: list[dict[str, Any]], mjd: float, name_format: str, is_test: bool
 ) -> list[uuid.UUID]:
     """Insert one named object per row, at the row's position."""
-    import sqlalchemy as sa
-
     from sql import objects as sky
+    from sql.copying import copy_rows
 
     if not rows:
         return []
@@ -247,7 +246,7 @@ def _create(
         | {name: row[name] for name in ("ra", "dec", "healpix", "exposure", "ccd", "provenance_id")}
         for k, row in enumerate(rows)
     ]
-    session.execute(sa.insert(sky.ObjectRow), objects)
+    copy_rows(session, sky.ObjectRow, objects)
     return [item["id"] for item in objects]
 
 
@@ -286,12 +285,12 @@ def associations(
     measurements: Measurements,
     scores: Scores,
     parameters: AssociationParameters,
-    recipes: dg.ResourceParam[Recipes],
-    store: dg.ResourceParam[Any],
-    instrument: dg.ResourceParam[Instrument],
-    sky: dg.ResourceParam[SkyCatalogSource],
-    minor_planets: dg.ResourceParam[Any],
-    galaxies: dg.ResourceParam[Any],
+    recipes: Resource[Recipes],
+    store: Resource[Any],
+    instrument: Resource[Instrument],
+    sky: Resource[SkyCatalogSource],
+    minor_planets: Resource[Any],
+    galaxies: Resource[Any],
 ) -> Associations:
     """Kept measurements linked to objects on the sky, unless a minor planet or a moving star explains them."""
     reference = store.reference(diff.reference_id)

@@ -5,13 +5,13 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import dagster as dg
 import numpy as np
 
-from seechange_assets.data_product import data_product
 from seechange_assets.errors import ArchiveError
 from seechange_assets.parameters import Field, Parameters
-from seechange_assets.partitions import Partition
+from seechange_assets.partition import Partition
+from seechange_assets.ports import Resource
+from seechange_assets.process import data_product
 from seechange_assets.products import Difference, ForcedPhotometry, plain
 from seechange_assets.provenance import Recipes
 
@@ -169,7 +169,7 @@ def _history(
             return {}, {}
         window = (min(o.first_mjd for o in objects) - history_days, np.inf)
         corners = {"ra": corner_ra, "dec": corner_dec}
-        others = differences_overlapping(session, corners, (ra, dec), provenance_ids["diff"], window)
+        others = differences_overlapping(session, corners, (ra, dec), provenance_ids, window)
         measured = forced_places(session, [o.id for o in objects], provenance_ids["forced_photometry"])
     todo: dict[tuple[str, str], dict[uuid.UUID, tuple[float, float]]] = {}
     others = [row for row in others if (row["exposure"], row["ccd"]) != (info.exposure, info.ccd)]
@@ -216,8 +216,8 @@ def store_forced_photometry(
 def forced_photometry(
     diff: Difference,
     parameters: ForcedPhotometryParameters,
-    recipes: dg.ResourceParam[Recipes],
-    store: dg.ResourceParam[Any],
+    recipes: Resource[Recipes],
+    store: Resource[Any],
 ) -> ForcedPhotometry:
     """PSF flux at every object in the footprint, here and, of objects detected here, in the days before."""
     ids = {name: recipes[name].id for name in ("associations", "forced_photometry", "diff")}
@@ -228,7 +228,7 @@ def forced_photometry(
     )
 
     def load(exposure: str, ccd: str) -> Difference:
-        earlier: Difference = store.load("diff", Partition(exposure, ccd))
+        earlier: Difference = store.load("diff", Partition(exposure, ccd), without=("score", "flux", "flux_err"))
         return earlier
 
     measure_history(store.database, load, diff, provenance_ids=ids, is_test=is_test, **parameters.arguments())

@@ -1,5 +1,6 @@
 """Measurements as rows of the database."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,6 @@ def measurement_rows(
     The aperture flux is that of the first (smallest) aperture.
     """
     from sql.objects import measurement_id
-    from sql.sky import healpix_of
 
     table = measurements.table
     columns = {name: _values(table[name]) for name in table.colnames}
@@ -36,30 +36,46 @@ def measurement_rows(
         "score_cut": float(scores.cut), "score_algorithm": scores.algorithm,
         "aperture_radius_px": measurements.aperture_radii_px[0] if measurements.aperture_radii_px else None,
     }  # fmt: skip
-    rows = []
-    for i in range(len(table)):
-        row = common | {name: columns[name][i] if name in columns else None for name in _COPIED}
-        row |= {name: columns[name][i] for name in ("detection", "is_bad", "bad_reasons")}
-        is_placed = row["ra"] is not None and row["dec"] is not None
-        row |= {"score": score[i], "healpix": healpix_of(row["ra"], row["dec"]) if is_placed else None}
-        row |= {"flux_njy": _scaled(row["flux_psf"], to_njy), "flux_njy_err": _scaled(row["flux_psf_err"], to_njy)}
-        row["flux_aper_njy"] = _scaled(_first(columns.get("flux_aper"), i), to_njy)
-        row["flux_aper_njy_err"] = _scaled(_first(columns.get("flux_aper_err"), i), to_njy)
-        row["diagnostics"] = {name: columns[name][i] for name in diagnostics}
-        rows.append(row | {"id": measurement_id(row)})
-    return rows
+    told: dict[str, list[Any]] = {name: columns.get(name) or [None] * len(table) for name in _COPIED}
+    told |= {name: columns[name] for name in ("detection", "is_bad", "bad_reasons")}
+    told |= {"score": score, "healpix": _healpix(table["ra"], table["dec"])}
+    fluxes = {"flux_njy": "flux_psf", "flux_njy_err": "flux_psf_err"}
+    fluxes |= {"flux_aper_njy": "flux_aper", "flux_aper_njy_err": "flux_aper_err"}
+    for name, measured in fluxes.items():
+        told[name] = [_scaled(_first(value), to_njy) for value in columns.get(measured) or [None] * len(table)]
+    told["diagnostics"] = _records({name: columns[name] for name in diagnostics}) if len(table) else []
+    rows = [common | row for row in _records(told)]
+    return [row | {"id": measurement_id(row)} for row in rows]
+
+
+def _records(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Columns as rows."""
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _values(column: Any) -> list[Any]:
     """Plain Python values of a table column, NaN as None."""
-    values: list[Any] = plain(np.asarray(column).tolist())
-    return values
+    array = np.asarray(column)
+    if array.dtype.kind != "f":
+        return plain(array.tolist())  # type: ignore[no-any-return]
+    values = array.astype(object)
+    values[~np.isfinite(array)] = None
+    return values.tolist()  # type: ignore[no-any-return]
 
 
-def _first(column: list[Any] | None, row: int) -> float | None:
-    if column is None:
-        return None
-    value = column[row]
+def _healpix(ra: Any, dec: Any) -> list[int | None]:
+    """Index of each place; None without one."""
+    from sql.sky import healpix_of
+
+    ra, dec = (np.asarray(angle, float) for angle in (ra, dec))
+    is_placed = np.isfinite(ra) & np.isfinite(dec)
+    index = np.full(len(ra), None, object)
+    index[is_placed] = healpix_of(ra[is_placed], dec[is_placed]).tolist()
+    return index.tolist()
+
+
+def _first(value: Any) -> float | None:
+    """The flux in the first of several apertures."""
     return (value[0] if value else None) if isinstance(value, list) else value
 
 

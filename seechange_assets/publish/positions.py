@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from seechange_assets.science.mean_position import MeanPositions
 
+#: Columns of `detections_of` that are numbers, in the order of `mean_positions`.
+_MEASURED = ("ra", "dec", "ra_err", "dec_err", "ra_dec_cov", "mjd_mid")
+
 
 class Means(NamedTuple):
     """Objects, their mean positions, numbers of exposures with a detection, and first and last time."""
@@ -35,27 +38,27 @@ def means_of(
     count twice; of all without one.
     """
     from seechange_assets.science.mean_position import mean_positions
-    from sql.objects import DETECTION_COLUMNS, detections_of
+    from sql.objects import detections_of
 
-    found = [row for row in detections_of(session, ids) if until_mjd is None or row.mjd_mid <= until_mjd]
-    if not found:
+    found = detections_of(session, ids, provenance_id)
+    if until_mjd is not None:
+        found = found[found["mjd_mid"] <= until_mjd]
+    if len(found) == 0:
         return None
-    columns = dict(zip(DETECTION_COLUMNS, zip(*found, strict=True), strict=True))
-    _, start, group = np.unique([key.bytes for key in columns["object_id"]], return_index=True, return_inverse=True)
-    mine = np.array([value == provenance_id for value in columns["provenance_id"]], bool)
+    keys = found["object_id"]
+    start = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))  # they come object by object
+    group = np.repeat(np.arange(len(start)), np.diff(start, append=len(found)))
+    mine = found["is_of_recipe"]
     used = mine | ~np.isin(group, group[mine])
-    ra, dec, ra_err, dec_err, cov = (np.array(columns[name], float) for name in DETECTION_COLUMNS[1:6])
+    ra, dec, ra_err, dec_err, cov, mjd = (found[name].astype(float) for name in _MEASURED)
     mean = mean_positions(
         group[used], ra[used], dec[used], ra_err[used], dec_err[used], cov[used], ra[start], dec[start],
         clip_sigma=clip_sigma,
     )  # fmt: skip
-    mjd, n = np.array(columns["mjd_mid"], float), len(start)
-    first, last = np.full(n, np.inf), np.full(n, -np.inf)
-    np.minimum.at(first, group, mjd)
-    np.maximum.at(last, group, mjd)
-    seen = set(zip(group.tolist(), columns["exposure"], strict=True))
-    n_detections = np.bincount([k for k, _ in seen], minlength=n)
-    return Means([columns["object_id"][k] for k in start], mean, n_detections, first, last)
+    first, last = np.minimum.reduceat(mjd, start), np.maximum.reduceat(mjd, start)
+    exposures = np.unique(np.column_stack([group, found["exposure"]]), axis=0)
+    n_detections = np.bincount(exposures[:, 0], minlength=len(start))
+    return Means([uuid.UUID(bytes=bytes(key)) for key in keys[start]], mean, n_detections, first, last)
 
 
 def refresh_objects(
@@ -72,9 +75,9 @@ def refresh_objects(
         return
     mean = means.mean
     told: dict[str, Any] = {
-        "id": means.ids, "n_detections": means.n_detections, "first_mjd": means.first_mjd, "last_mjd": means.last_mjd,
+        "id": [str(key) for key in means.ids],
+        "n_detections": means.n_detections, "first_mjd": means.first_mjd, "last_mjd": means.last_mjd,
         "mean_ra": mean.ra, "mean_dec": mean.dec, "mean_ra_err": mean.ra_err, "mean_dec_err": mean.dec_err,
         "mean_ra_dec_cov": mean.ra_dec_cov,
     }  # fmt: skip
-    values = {name: plain(list(column)) for name, column in told.items()}
-    update_objects(session, [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)])
+    update_objects(session, {name: plain(np.asarray(column).tolist()) for name, column in told.items()})

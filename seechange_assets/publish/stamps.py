@@ -5,6 +5,7 @@ as 8-bit integers in the extension ``FLAGS``; that of the difference also has it
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,9 +42,9 @@ def alert_stamps(
     psfs = render(psf, np.floor(x + 0.5), np.floor(y + 0.5), PSF_SIZE).astype(np.float32)
     stamps = []
     for k, (row, source) in enumerate(zip(rows, sources, strict=True)):
-        cards = all_cards[k] | {"BUNIT": "adu", "MAGZERO": source["zp"]}
+        header = _stamp_header(cutouts.sub.shape[1:], all_cards[k] | {"BUNIT": "adu", "MAGZERO": source["zp"]})
         difference, new, reference = (
-            fits_stamp(pixels[row], cards) + fits_extension("FLAGS", low_byte(flags[row]))
+            header + _data(pixels[row]) + fits_extension("FLAGS", low_byte(flags[row]))
             for pixels, flags in (
                 (cutouts.sub, cutouts.sub_flags), (cutouts.new, cutouts.new_flags), (cutouts.ref, cutouts.ref_flags),
             )
@@ -59,22 +60,33 @@ def low_byte(flags: NDArray[np.uint16]) -> NDArray[np.uint8]:
 
 def fits_stamp(pixels: NDArray[np.float32], cards: Mapping[str, str | float]) -> bytes:
     """The smallest valid FITS file of a 2-D float image; extensions may follow."""
-    return _hdu([_card("SIMPLE", "T")], pixels, [_card("EXTEND", "T"), *_cards(cards)])
+    return _stamp_header(pixels.shape, cards) + _data(pixels)
 
 
 def fits_extension(name: str, pixels: NDArray[Any]) -> bytes:
     """An image extension (float or unsigned 8-bit)."""
+    return _extension_header(name, pixels.dtype.kind, pixels.shape) + _data(pixels)
+
+
+def _stamp_header(shape: tuple[int, ...], cards: Mapping[str, str | float]) -> bytes:
+    return _header([_card("SIMPLE", "T")], "f", shape, [_card("EXTEND", "T"), *_cards(cards)])
+
+
+@lru_cache(maxsize=64)
+def _extension_header(name: str, kind: str, shape: tuple[int, ...]) -> bytes:
     counts = [_card("PCOUNT", "0"), _card("GCOUNT", "1")]
-    return _hdu([_card("XTENSION", "'IMAGE   '")], pixels, [*counts, *_cards({"EXTNAME": name})])
+    return _header([_card("XTENSION", "'IMAGE   '")], kind, shape, [*counts, *_cards({"EXTNAME": name})])
 
 
-def _hdu(first: list[str], pixels: NDArray[Any], after: list[str]) -> bytes:
-    ny, nx = pixels.shape
-    kind = pixels.dtype.kind
-    header = [*first, _card("BITPIX", str(_BITPIX[kind])), _card("NAXIS", "2")]
-    header += [_card("NAXIS1", str(nx)), _card("NAXIS2", str(ny)), *after, f"{'END':<80}"]
-    big_endian = pixels.astype(">f4" if kind == "f" else np.uint8).tobytes()
-    return _padded("".join(header).encode("ascii"), b" ") + _padded(big_endian, b"\0")
+def _header(first: list[str], kind: str, shape: tuple[int, ...], after: list[str]) -> bytes:
+    ny, nx = shape
+    cards = [*first, _card("BITPIX", str(_BITPIX[kind])), _card("NAXIS", "2")]
+    cards += [_card("NAXIS1", str(nx)), _card("NAXIS2", str(ny)), *after, f"{'END':<80}"]
+    return _padded("".join(cards).encode("ascii"), b" ")
+
+
+def _data(pixels: NDArray[Any]) -> bytes:
+    return _padded(pixels.astype(">f4" if pixels.dtype.kind == "f" else np.uint8).tobytes(), b"\0")
 
 
 def _cards(cards: Mapping[str, str | float]) -> list[str]:

@@ -79,7 +79,7 @@ def kron_radii(
 
 def _contiguous(values: NDArray[Any]) -> FloatArray:
     """One layout for all: a kernel compiled for another one may round the last digit differently."""
-    return np.require(values, np.float64, "CW")
+    return np.require(values, np.float64, ["C", "W"])
 
 
 @numba.njit(cache=True)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 # stars of the sky are saturated in the image, so the lists overlap only in part.
 _TIERS = (150, 600)
 _CATALOG_EXCESS = 2.5
+# At last all sources meet the brightest catalogue stars, so many for each source within the image and at least so
+# many: in a crowd the fainter ones, far below the depth of the sources, are only chance neighbours and cost time.
+_FIT_EXCESS, _FIT_STARS = 5.0, 5000
 _MIN_BIN_ARCSEC = 2.0
 _MIN_BIN_PX = 3.0
 _FIT_ROUNDS = 8
@@ -212,10 +215,12 @@ def _refine(
     plane = TangentPlane(*(float(v) for v in sky_position(centre)))
     catalog = plane.project(field.vectors)
     predicted = plane.project(search.plane.deproject(match.apply(points)))
+    padding = len(catalog) / max(field.n_inside, 1)
+    everything = len(points), int(max(_FIT_EXCESS * len(points), _FIT_STARS) * padding)
     fit: AstrometricFit | None = None
     for step in range(_FIT_ROUNDS):
         first = step < 2
-        n, m = bright if first else (len(points), len(catalog))
+        n, m = bright if first else everything
         source, star = _mutual_pairs(predicted[:n], catalog[:m], radius)
         if len(source) < search.min_matched:
             return None

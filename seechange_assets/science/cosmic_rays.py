@@ -28,7 +28,11 @@ GROWN_SIGMA = 4.0
 #: Below this seeing a star's bound is so wide that, at last, the ring of pixels around the hits is asked only for this
 #: share of the significance. The price is a star in a thousand that stands right beside a track.
 UNDERSAMPLED_PX, RING_FRACTION = 2.5, 0.1
+#: The quick look at all patterns takes so many candidates at a time, spares those within this share of the limit, which
+#: is more than single precision can be wrong by, and gives pixels that are not free a light that spoils every pattern.
+QUICK_CHUNK, QUICK_SHARE, QUICK_BLOCKED = 8192, 0.95, np.float32(1e30)
 
+Bounds = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
 Noise = tuple[np.float32, np.float32, np.float32]
 Pixels = NDArray[np.int64]
 
@@ -74,17 +78,17 @@ def find_cosmic_rays(
     candidates = _candidates(data, blocked, *noise, np.float32(CANDIDATE_SHARE * sigma))
     fwhm_px = _seeing(data, blocked, candidates, noise, sigma)
     bounds = star_bounds(grid_fwhm(fwhm_px / sharpness_margin))
-    new = _hits(data, blocked, candidates, *noise, sigma, *bounds)
+    new = _hits(data, blocked, candidates, noise, sigma, bounds)
     for _ in range(MAX_ITERATIONS):
         _mark(found, blocked, new)
         near = np.unique(_around(new, blocked, 2))
-        grown = _hits(data, blocked, _beside(data, new, blocked, noise), *noise, neighbor_fraction * sigma, *bounds)
-        new = np.union1d(grown, _hits(data, blocked, near, *noise, sigma, *bounds))
+        grown = _hits(data, blocked, _beside(data, new, blocked, noise), noise, neighbor_fraction * sigma, bounds)
+        new = np.union1d(grown, _hits(data, blocked, near, noise, sigma, bounds))
         if not len(new):
             break
     if fwhm_px < UNDERSAMPLED_PX:
         ring = _beside(data, np.flatnonzero(found), blocked, noise)
-        _mark(found, blocked, _hits(data, blocked, ring, *noise, RING_FRACTION * sigma, *bounds))
+        _mark(found, blocked, _hits(data, blocked, ring, noise, RING_FRACTION * sigma, bounds))
     return found.view(bool)
 
 
@@ -123,7 +127,7 @@ def _seeing(data: FloatImage, blocked: NDArray[np.uint8], candidates: Pixels, no
     """
     sharpest = star_bounds(grid_fwhm(FWHM_RANGE_PX[0]))
     peaks = _peaks(data, blocked, candidates, *noise, np.float32(SEEING_SIGMA))
-    peaks = np.setdiff1d(peaks, _hits(data, blocked, peaks, *noise, sigma, *sharpest))
+    peaks = np.setdiff1d(peaks, _hits(data, blocked, peaks, noise, sigma, sharpest))
     if len(peaks) < FEWEST_STARS:
         return FWHM_RANGE_PX[0]
     grid, sharpness = peak_sharpness()
@@ -184,20 +188,67 @@ def _candidates(image, blocked, sky, rms, gain, sigma):  # type: ignore[no-untyp
     return kept[:n].copy()
 
 
-@njit(cache=True)
-def _hits(image, blocked, candidates, sky, rms, gain, sigma, counts, places, weights):  # type: ignore[no-untyped-def]
+def _hits(
+    data: FloatImage, blocked: NDArray[np.uint8], candidates: Pixels, noise: Noise, sigma: float, bounds: Bounds
+) -> Pixels:
     """The candidates brighter by `sigma` than some pattern of free neighbours allows a star to be."""
+    excess = _excesses(noise[1], sigma, bounds)
+    suspects = [
+        part[(excess @ _surroundings(data, blocked, part, noise[0], QUICK_BLOCKED).T).max(axis=0) > 0.0]
+        for part in (candidates[first : first + QUICK_CHUNK] for first in range(0, len(candidates), QUICK_CHUNK))
+    ]
+    if not suspects:
+        return candidates
+    hits: Pixels = _exceeding(data, blocked, np.concatenate(suspects), *noise, sigma, *bounds)
+    return hits
+
+
+def _excesses(rms: np.float32, sigma: float, bounds: Bounds) -> FloatImage:
+    """Matrix that makes of `_surroundings` the light above each pattern's bound less what its noise must allow.
+
+    That is the noise of the sky alone; nearly all stars stay below even that, and the photons are counted later.
+    """
+    counts, places, weights = bounds
+    matrix = np.zeros((len(counts), SIDE * SIDE + 1))
+    for k, (_, n) in enumerate(counts):
+        matrix[k, places[k, :n]] = -weights[k, :n]
+    matrix[:, SIDE * SIDE // 2] = 1.0
+    matrix[:, -1] = -QUICK_SHARE * sigma * rms * np.linalg.norm(matrix, axis=1)
+    return matrix.astype(np.float32)
+
+
+@njit(cache=True)
+def _surroundings(image, blocked, candidates, sky, not_free):  # type: ignore[no-untyped-def]
+    """Sky-free light around each candidate, row by row, and a one after it."""
+    ny, nx = image.shape
+    half = SIDE // 2
+    light = np.full((len(candidates), SIDE * SIDE + 1), not_free, np.float32)
+    light[:, -1] = 1.0
+    for c, index in enumerate(candidates):
+        y, x = index // nx, index % nx
+        for iy in range(max(y - half, 0), min(y + half + 1, ny)):
+            for ix in range(max(x - half, 0), min(x + half + 1, nx)):
+                if blocked[iy, ix] == 0 or (iy == y and ix == x):
+                    light[c, (iy - y + half) * SIDE + ix - x + half] = image[iy, ix] - sky
+    return light
+
+
+@njit(cache=True)
+def _exceeding(image, blocked, candidates, sky, rms, gain, sigma, counts, places, weights):  # type: ignore[no-untyped-def]
+    """Those of the candidates that are hits, by the full test."""
     nx = image.shape[1]
     kept = np.empty(len(candidates), np.int64)
     n = 0
     light, variance = np.empty(SIDE * SIDE), np.empty(SIDE * SIDE)
+    # Of the types that the second calls have, so that each function below is compiled once.
+    first = np.int64(0)
     for index in candidates:
         y, x = index // nx, index % nx
         _load(image, blocked, y, x, sky, rms, gain, light, variance)
-        start = _first_excess(light, variance, sigma, counts, places, weights, 0)
+        start = _first_excess(light, variance, sigma, counts, places, weights, first)
         if start < len(counts):
             # A lower sky forgives more, so the patterns that failed need no second look.
-            _load(image, blocked, y, x, min(sky, _local_sky(image, y, x)), rms, gain, light, variance)
+            _load(image, blocked, y, x, np.float32(min(sky, _local_sky(image, y, x))), rms, gain, light, variance)
             start = _first_excess(light, variance, sigma, counts, places, weights, start)
         if start < len(counts):
             kept[n] = index

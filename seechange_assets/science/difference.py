@@ -122,6 +122,8 @@ def subtract(
     margin = max(size // 2, _MIN_MARGIN_PX)
     where = f"{image.info.exposure} {image.info.ccd}"
     raw, kernels = subtract_pair(method, pair, psfs, _common_places(sources, alignment), margin, where)
+    # Their work is done, and the maps below want the memory.
+    pair = replace(pair, new=np.empty((0, 0), np.float32), reference=np.empty((0, 0), np.float32))
     radius = int(np.ceil(grow_fwhm * max(psf.fwhm_px, reference.psf.fwhm_px)))
     flags = _grown(pair.flags, radius)
     error = max(_star_error(raw, flags, sources, alignment, psf.fwhm_px), psf_error)
@@ -146,7 +148,7 @@ def subtract(
         n_alignment_stars=alignment.n_stars,
         alignment_rms_px=alignment.rms_px,
         masked_fraction=float(np.mean(flags != 0)),
-        psf_flux_error=psf_flux_error(psf, reference.psf, *stars),
+        psf_flux_error=psf_flux_error(psf, reference.psf, *stars, sources),
     )
 
 
@@ -212,9 +214,11 @@ def _common_grid(
     flags[~np.isfinite(image.data)] |= np.uint16(Flag.NO_DATA)
     new -= _residual_sky(new - warped, flags)
     # What one image does not know is filled in both, so that the fills subtract like the sky does.
+    new = inpaint(new, flags)
+    warped = inpaint(warped, flags)
     return ImagePair(
-        inpaint(new, flags),
-        inpaint(warped, flags),
+        new,
+        warped,
         _finite_variance(new_variance, flags),
         _finite_variance(reference_variance, flags),
         flags,

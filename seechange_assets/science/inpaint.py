@@ -6,10 +6,11 @@ from numpy.typing import NDArray
 
 from seechange_assets.products import FlagImage, FloatImage
 
+FILL_RADIUS_PX = 4  # half-width of the window a filled pixel depends on [pixel]
 _BLOCK = 8  # side of the blocks that tell quickly where no valid pixel is near [pixel]
 
 
-def inpaint(data: FloatImage, flags: FlagImage, *, bits: int = 0xFFFF, radius_px: int = 4) -> FloatImage:
+def inpaint(data: FloatImage, flags: FlagImage, *, bits: int = 0xFFFF, radius_px: int = FILL_RADIUS_PX) -> FloatImage:
     """Replace flagged (and non-finite) pixels by a Gaussian-weighted mean of valid neighbours.
 
     Every filled pixel depends on valid pixels alone, never on other filled ones, so the

@@ -15,8 +15,11 @@ from seechange_assets.science.psf_photometry import MIN_WEIGHT_FRACTION, chunks,
 MODEL_ACCURACY = 0.01
 # The fluxes are fitted within this radius; the whole stamps are subtracted.
 CORE_FWHM, MIN_CORE_PX = 1.5, 2.5
-# A correction below this share of the sky's part in the error of the flux is not worth a subtraction.
-NEGLIGIBLE_STEP = 1e-3
+# A correction below the first share of the sky's part in the error of the flux is not worth a subtraction, and one
+# below the second no new look at the neighbours. Blends of bright sources alone need more than three sweeps.
+NEGLIGIBLE_STEP, DISTURBING_STEP, MOST_SWEEPS = 1e-3, 1e-2, 4
+# Side of the cells in which is noted when light changed last.
+CELL_PX = 8
 # With the sources subtracted and masked most of the skew left is that of the Poisson noise, which asks for -1.
 RESIDUAL_SKEW_FACTOR = -0.5
 
@@ -53,21 +56,24 @@ class JointPhotometry:
     """PSF photometry of many sources at once.
 
     ``flux, flux_err, chi2, misfit`` are ``(n,)``: ``misfit`` is chi2 with the accuracy of the model counted
-    as noise. ``stamps`` ``(n, size, size)`` are the PSFs and ``residual`` the image without any of the sources.
+    as noise. ``information`` ``(n,)`` is the inverse variance of each flux in the noise of the sky, ``stamps``
+    ``(n, size, size)`` are the PSFs and ``residual`` is the image without any of the sources.
     """
 
     flux: FloatArray
     flux_err: FloatArray
     chi2: FloatArray
     misfit: FloatArray
+    information: FloatArray
     stamps: FloatImage
     residual: FloatImage
 
     def first(self, n: int) -> "JointPhotometry":
         """The first `n` sources alone; the residual image stays without the others too."""
         return JointPhotometry(
-            self.flux[:n], self.flux_err[:n], self.chi2[:n], self.misfit[:n], self.stamps[:n], self.residual
-        )
+            self.flux[:n], self.flux_err[:n], self.chi2[:n], self.misfit[:n], self.information[:n], self.stamps[:n],
+            self.residual,
+        )  # fmt: skip
 
 
 def joint_photometry(
@@ -76,18 +82,20 @@ def joint_photometry(
     x: FloatArray,
     y: FloatArray,
     *,
-    sweeps: int = 3,
+    sweeps: int = MOST_SWEEPS,
     refine_sky: bool = False,
+    fluxes_only: bool = False,
     start: JointPhotometry | None = None,
 ) -> JointPhotometry:
     """PSF fluxes of all sources together, brightest first, each fitted on the image without the others.
 
     The weights are those of the sky alone: then the flux of a source that the model fits badly is wrong by the same
-    factor whatever its brightness. Sweeps over the sources are a Gauss-Seidel solution of the joint fit.
+    factor whatever its brightness. At most so many sweeps are a Gauss-Seidel solution of the joint fit.
 
     With ``refine_sky`` the sky is measured again on what the first sweeps leave: the wings of the sources raise the
     mesh by some hundredths of sigma, which faint fluxes would miss. ``start`` is the photometry of the first of these
-    sources with the same PSF on the same frame, its sky not refined; the sweeps go on from there.
+    sources with the same PSF on the same frame, its sky not refined; the sweeps go on from there. With
+    ``fluxes_only`` errors, chi2 and misfit are NaN, which is for such a start.
     """
     size, n_known = native_size(psf), 0 if start is None else start.flux.size
     center = (np.floor(x + 0.5), np.floor(y + 0.5))
@@ -99,10 +107,10 @@ def joint_photometry(
     spans = core_spans(psf)
     if start is not None:
         stamps[:n_known] = start.stamps
-    information = _information(frame.weight, stamps, low_x, low_y, spans)
+    information = _information(frame.weight, stamps[n_known:], low_x[n_known:], low_y[n_known:], spans)
     flux = 0.0 * information
     if start is not None:
-        flux[:n_known] = start.flux
+        information, flux = np.concatenate([start.information, information]), np.concatenate([start.flux, flux])
     _sweep(flux, information, residual, frame.weight, stamps, low_x, low_y, spans, sweeps)
     data = frame.data
     if refine_sky:
@@ -113,8 +121,10 @@ def joint_photometry(
         residual -= sky
         data = data - sky
         _sweep(flux, information, residual, frame.weight, stamps, low_x, low_y, spans, sweeps)
-    flux_err, chi2, misfit = _errors(data, residual, frame.weight, frame.gain, stamps, low_x, low_y, flux, spans)
-    return JointPhotometry(flux, flux_err, chi2, misfit, stamps, residual)
+    flux_err, chi2, misfit = np.full((3, x.size), np.nan)
+    if not fluxes_only:
+        flux_err, chi2, misfit = _errors(data, residual, frame.weight, frame.gain, stamps, low_x, low_y, flux, spans)
+    return JointPhotometry(flux, flux_err, chi2, misfit, information, stamps, residual)
 
 
 def core_radius_px(psf: Psf) -> float:
@@ -132,21 +142,49 @@ def core_spans(psf: Psf) -> NDArray[np.int64]:
 
 @numba.njit(cache=True)
 def _sweep(flux, information, residual, weight, stamps, low_x, low_y, spans, sweeps):  # type: ignore[no-untyped-def]
-    """Gauss-Seidel steps of `flux` and `residual`, both in place; sources of unknown information stay out."""
+    """Gauss-Seidel steps of `flux` and `residual`, both in place; sources of unknown information stay out.
+
+    After the first sweep a source is looked at only when another one has changed the light around it since.
+    """
     n, size, _ = stamps.shape
+    margin = size // 2 - spans[size // 2]
+    # Numbers of the last looks that changed a cell, with cells for what lies beyond the image, and of the last looks.
+    changed = np.zeros((residual.shape[0] // CELL_PX + 3, residual.shape[1] // CELL_PX + 3), np.int64)
+    looked, look = np.full(n, -1), 0
     for _ in range(sweeps):
+        before = look
         for s in range(n):
             if np.isnan(information[s]):
                 continue
-            step = np.float32(core_light(residual, weight, stamps[s], low_x[s], low_y[s], spans) / information[s])
-            if abs(step) < NEGLIGIBLE_STEP / np.sqrt(information[s]):
+            core = _cells(changed, low_x[s] + margin, low_y[s] + margin, size - 2 * margin)
+            if core.max() <= looked[s]:
                 continue
+            look += 1
+            looked[s] = look
+            light = core_light(residual, weight, stamps[s], low_x[s], low_y[s], spans)
+            step, error = np.float32(light / information[s]), 1.0 / np.sqrt(information[s])
+            if abs(step) < NEGLIGIBLE_STEP * error:
+                continue
+            if abs(step) >= DISTURBING_STEP * error:
+                _cells(changed, low_x[s], low_y[s], size)[:] = look
             flux[s] += step
             first, after = max(0, -low_x[s]), min(size, residual.shape[1] - low_x[s])
             for j in range(max(0, -low_y[s]), min(size, residual.shape[0] - low_y[s])):
                 line, entries = residual[low_y[s] + j, low_x[s] + first :], stamps[s, j, first:]
                 for i in range(after - first):
                     line[i] -= step * entries[i]
+        if look == before:
+            break
+
+
+@numba.njit(cache=True)
+def _cells(changed, low_x, low_y, size):  # type: ignore[no-untyped-def]
+    """The cells that a square of pixels overlaps; beyond the image, those at its border."""
+    ny, nx = changed.shape
+    top, left = min(max(low_y // CELL_PX + 1, 0), ny - 1), min(max(low_x // CELL_PX + 1, 0), nx - 1)
+    bottom = max(min((low_y + size - 1) // CELL_PX + 1, ny - 1), top)
+    right = max(min((low_x + size - 1) // CELL_PX + 1, nx - 1), left)
+    return changed[top : bottom + 1, left : right + 1]
 
 
 @numba.njit(cache=True)

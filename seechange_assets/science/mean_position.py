@@ -87,22 +87,37 @@ def _unclipped(
 ) -> NDArray[np.bool_]:
     """Which detections stay when those far from their object's median are left out."""
     used = np.ones(len(group), bool)
-    order = np.argsort(group, kind="stable")
-    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
-    for rows in np.split(order, starts[1:]):
-        if len(rows) >= _FEWEST_TO_CLIP:
-            used[rows] = _close_to_median(offset[rows], variance[rows], clip_sigma)
-    return used
-
-
-def _close_to_median(offset: FloatArray, variance: FloatArray, clip_sigma: float) -> NDArray[np.bool_]:
-    used = np.ones(len(offset), bool)
+    rows = np.flatnonzero(np.bincount(group)[group] >= _FEWEST_TO_CLIP) if len(group) else np.empty(0, np.intp)
     for _ in range(_ITERATIONS):
-        distance = offset - np.median(offset[used], axis=0)
-        scatter = 1.4826 * np.median(np.abs(distance[used]), axis=0)
-        limit = clip_sigma**2 * np.maximum(variance, scatter**2)
-        kept = (np.square(distance) / limit).sum(axis=1) <= 2.0
-        if kept.sum() < 2 or (kept == used).all():
+        if len(rows) == 0:
             break
-        used = kept
+        _, mine = np.unique(group[rows], return_inverse=True)
+        before = used[rows]
+        kept = _close_to_median(mine, offset[rows], variance[rows], before, clip_sigma)
+        n_kept, n_changed = np.bincount(mine, kept), np.bincount(mine, kept != before)
+        goes_on = ((n_kept >= 2) & (n_changed > 0))[mine]
+        rows = rows[goes_on]
+        used[rows] = kept[goes_on]
     return used
+
+
+def _close_to_median(
+    group: NDArray[np.intp], offset: FloatArray, variance: FloatArray, used: NDArray[np.bool_], clip_sigma: float
+) -> NDArray[np.bool_]:
+    """Which detections lie near the median of those of their group that are used."""
+    distance = offset - _medians(group[used], offset[used])[group]
+    scatter = 1.4826 * _medians(group[used], np.abs(distance[used]))[group]
+    limit = clip_sigma**2 * np.maximum(variance, scatter**2)
+    near: NDArray[np.bool_] = (np.square(distance) / limit).sum(axis=1) <= 2.0
+    return near
+
+
+def _medians(group: NDArray[np.intp], values: FloatArray) -> FloatArray:
+    """Median of both columns for each group; every group has a row."""
+    count = np.bincount(group)
+    start = np.cumsum(count) - count
+    columns = []
+    for column in values.T:
+        ordered = column[np.lexsort((column, group))]
+        columns.append((ordered[start + (count - 1) // 2] + ordered[start + count // 2]) / 2.0)
+    return np.column_stack(columns)

@@ -147,7 +147,9 @@ def _fit_columns(detections: Detections, difference: Difference, size_fwhm: floa
         "xy_cov": np.where(settled, fit.xy_cov, 0.0),
         "flux_psf": fit.flux,
         # The PSF is not known better than this; it takes nothing from the significance.
-        "flux_psf_err": np.hypot(fit.flux_err, difference.psf_flux_error * fit.flux),
+        "flux_psf_err": np.hypot(
+            _with_static_error(fit.flux_err, difference, fit.x, fit.y), difference.psf_flux_error * fit.flux
+        ),
         "snr": fit.flux / fit.flux_err,
         "chi2": fit.chi2,
         "score": np.asarray(found["score"], np.float32),
@@ -155,6 +157,15 @@ def _fit_columns(detections: Detections, difference: Difference, size_fwhm: floa
         "distance_px": np.hypot(fit.x - x, fit.y - y),
         "fit_failed": np.where(settled, 0.0, np.where(measured, 0.5, 1.0)),
     }
+
+
+def _with_static_error(flux_err: FloatArray, difference: Difference, x: FloatArray, y: FloatArray) -> FloatArray:
+    """Flux errors, not below those of the flux map at the place, which know how badly what is below subtracts."""
+    ny, nx = difference.flux_err.shape
+    known = np.isfinite(x) & np.isfinite(y)
+    columns, rows = (np.rint(np.where(known, axis, 0)).astype(np.intp) for axis in (x, y))
+    local = difference.flux_err[np.clip(rows, 0, ny - 1), np.clip(columns, 0, nx - 1)].astype(np.float64)
+    return np.asarray(np.where(known & np.isfinite(flux_err), np.fmax(flux_err, local), flux_err))
 
 
 def _aperture_columns(

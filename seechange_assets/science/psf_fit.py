@@ -40,6 +40,10 @@ from seechange_assets.science.unseen_sources import unseen_sources
 MIN_STARS_PIXELS, MIN_STARS_OF_DEGREE = 5, (20, 60, 400)
 # Width of the prior around the start: a share of the entry itself, plus one of the peak.
 PRIOR_OF_ENTRY, PRIOR_OF_PEAK = 0.3, 0.005
+# Where stars are crowded, what varies over the field is held to this share of the entry alone (15 % of the width are
+# two thirds of a wing): given a share of the peak in each, hundreds of entries of the wings take up neighbours and sky
+# that differ from place to place, and with the sum of the PSF the fluxes go wrong by per cents.
+VARIATION_OF_ENTRY, LEAST_VARIATION_OF_PEAK = 1.0, 1e-5
 # Terms of third degree are small, and are held closer to zero by this factor: fewer of them is less noise.
 N_LARGE_TERMS, PRIOR_OF_CUBIC = 6, 0.07
 ROUNDS, CLIP_SIGMA = 4, 4.0
@@ -174,10 +178,10 @@ def _fitted(
     x, y = (np.asarray(sources.table[name], float) for name in ("x", "y"))
     degree = min(degree, sum(used.size >= wanted for wanted in MIN_STARS_OF_DEGREE))
     psf = _with_degree(start, degree)
-    prior = _prior(start)
+    crowded = _is_crowded(psf, len(x))
+    prior = _prior(start, psf.coefficients.shape[0], crowded=crowded)
     nearby = _with_neighbours(x, y, used, native_size(start))
     fit_x, fit_y = x[nearby], y[nearby]
-    crowded = _is_crowded(psf, len(x))
     for turn in range(ROUNDS):
         fit = joint_photometry(psf, frame, fit_x, fit_y)
         if crowded and turn == 1:
@@ -204,14 +208,17 @@ def _with_degree(psf: Psf, degree: int) -> Psf:
     return replace(psf, coefficients=coefficients, degree=degree)
 
 
-def _prior(start: Psf) -> FloatArray:
-    """Inverse variance ``(size, size)`` with which each entry is held to the start; infinite outside the circle."""
+def _prior(start: Psf, n_terms: int, *, crowded: bool) -> FloatArray:
+    """Inverse variance ``(n_terms, size, size)`` of what is held to the start or to zero; infinite outside a circle."""
     table = start.coefficients[0]
     half = table.shape[0] // 2
     axis = np.arange(-half, half + 1)
     inside = axis[:, None] ** 2 + axis[None, :] ** 2 <= (half + 0.5) ** 2
-    prior = (PRIOR_OF_ENTRY * np.abs(table) + PRIOR_OF_PEAK * table.max()) ** -2.0
-    return np.where(inside, prior, np.inf)
+    width = np.repeat((PRIOR_OF_ENTRY * np.abs(table) + PRIOR_OF_PEAK * table.max())[None], n_terms, axis=0)
+    if crowded:
+        width[1:] = VARIATION_OF_ENTRY * np.abs(table) + LEAST_VARIATION_OF_PEAK * table.max()
+    width[N_LARGE_TERMS:] *= PRIOR_OF_CUBIC
+    return np.where(inside, width**-2.0, np.inf)
 
 
 def _with_neighbours(x: FloatArray, y: FloatArray, stars: NDArray[np.intp], size: int) -> NDArray[np.intp]:
@@ -273,15 +280,14 @@ def _corrected(
     )  # fmt: skip
     away = psf.coefficients.copy()
     away[0] -= start.coefficients[0]
-    inside = np.isfinite(prior).ravel()
-    weight = np.repeat(prior.ravel()[inside][:, None], n_terms, axis=1)
-    weight[:, N_LARGE_TERMS:] /= PRIOR_OF_CUBIC**2
+    inside = np.isfinite(prior[0]).ravel()
+    weight = np.ascontiguousarray(prior.reshape(n_terms, -1)[:, inside].T)
     matrix = normal.reshape(-1, n_terms, n_terms)[inside] + weight[:, :, None] * np.eye(n_terms)
     right = vector.reshape(-1, n_terms)[inside] - weight * away.reshape(n_terms, -1)[:, inside].T
     step = np.zeros((n_grid * n_grid, n_terms))
     step[inside] = np.linalg.solve(matrix, right[:, :, None])[:, :, 0]
     coefficients = psf.coefficients + step.T.reshape(psf.coefficients.shape)
-    coefficients[:, ~np.isfinite(prior)] = 0.0
+    coefficients[~np.isfinite(prior)] = 0.0
     return replace(psf, coefficients=_normalised(coefficients, psf.oversampling))
 
 
@@ -299,7 +305,7 @@ def _measured(psf: Psf, frame: Frame, sources: Sources, used: NDArray[np.intp], 
     fit_x, fit_y, known = x, y, None
     # A fallback leaves residuals that are no sources.
     if psf.form == "pixels" and _is_crowded(psf, len(x)):
-        known = joint_photometry(psf, frame, x, y, sweeps=2)
+        known = joint_photometry(psf, frame, x, y, sweeps=2, fluxes_only=True)
         fit_x, fit_y = _with_unseen(psf, frame, known, (x, y), (x, y))
     everything = joint_photometry(psf, frame, fit_x, fit_y, refine_sky=True, start=known)
     fit = everything.first(len(x))

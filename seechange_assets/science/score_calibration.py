@@ -85,11 +85,19 @@ def _correct_sky(variance, sky, factor):  # type: ignore[no-untyped-def]
 
 
 def _blank_sky(raw: Subtraction, flags: FlagImage) -> NDArray[np.bool_]:
-    """Sampled pixels on which neither image has a source of 3 sigma."""
+    """Sampled pixels on which both images together show no source of 3 sigma, and the difference none of 5.
+
+    A limit on either image would cut off the noise of the difference where faint sources lie just below it, and make
+    the rest look too quiet. The mean of both that shares no noise with the difference tells nothing about that.
+    """
     cut = np.s_[::SAMPLING, ::SAMPLING]
-    limit = 3 * np.sqrt(np.maximum(raw.flux_variance[cut], 0))
-    sky = (flags[cut] == 0) & (raw.flux_new[cut] < limit) & (raw.flux_new[cut] - raw.flux[cut] < limit)
-    return np.asarray(sky)
+    flux, sigma = raw.flux[cut], np.sqrt(np.maximum(raw.flux_variance[cut], 0))
+    sky = (flags[cut] == 0) & (np.abs(flux) < 5 * sigma)
+    new = raw.flux_new[cut]
+    faint = sky & (new < 3 * sigma) & (new - flux < 3 * sigma)
+    # Part of the difference's variance that is the new image's: S_N - share * S does not covary with S.
+    share = float(np.clip(np.mean((new * flux)[faint]) / np.mean(np.square(flux[faint])), 0, 1)) if faint.any() else 0.5
+    return np.asarray(sky & (new - np.float32(share) * flux < np.float32(3 * np.sqrt(share * (1 - share))) * sigma))
 
 
 def _level_blank_sky(raw: Subtraction, flags: FlagImage) -> None:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from seechange_assets.errors import ReferenceUnusable
 from seechange_assets.products import FlagImage, FloatImage
-from seechange_assets.science.matching_kernel import ImagePair, MatchingKernel, sharper_side, widths_px
+from seechange_assets.science.matching_kernel import ImagePair, MatchingKernel, n_terms, sharper_side, widths_px
 from seechange_assets.science.psf import polynomial_terms
-from seechange_assets.science.sfft_sums import Correlations, Scene, correlate, correlate_residual, n_terms
+from seechange_assets.science.sfft_sums import Correlations, Scene, correlate, correlate_residual
 from seechange_assets.science.zogy import PsfPair
 
 FloatArray = NDArray[np.float64]
@@ -275,17 +275,21 @@ def _repeating(
 ) -> Mask:
     """Those of the kept sources that the kernel brings to the other image within the scatter of most of them.
 
-    Variables, transients on hosts and blends with them stand out in the mean square of the residual.
+    Variables, transients on hosts and blends with them stand out in the mean square of the residual. A kernel leaves a
+    part of the light of every source, most significantly of the brightest, which say most about it: a source goes
+    only if it leaves more than the others of its light as well.
     """
-    chi2 = np.empty(len(sources))
+    left, light = np.empty(len(sources)), np.empty(len(sources))
+    weight = np.square(profile)
     for k, source in enumerate(sources):
         here = _around(source, len(profile) // 2)
-        error2 = variance[here] + np.square(_LEAST_ERROR * target[here])
-        chi2[k] = np.sum(np.square(profile * residual[here]) / error2)
-    log = np.log(np.maximum(chi2, np.finfo(float).tiny))
-    center = np.median(log[keep])
-    spread = max(1.4826 * np.median(np.abs(log[keep] - center)), np.sqrt(2 / profile.sum()))
-    return _enough(keep & (log <= center + _CLIP_SIGMA * spread))
+        left[k] = np.sum(weight * np.square(residual[here]) / variance[here])
+        light[k] = np.sum(weight * np.square(target[here], dtype=float) / variance[here])
+    center = np.median(left[keep])
+    spread = max(1.4826 * np.median(np.abs(left[keep] - center)), center * np.sqrt(2 / weight.sum()))
+    bright = keep & (light >= np.median(light[keep]))
+    fraction = max(float(np.median((left[bright] - center) / light[bright])), _LEAST_ERROR**2)
+    return _enough(keep & (left <= center + _CLIP_SIGMA * spread + _CLIP_SIGMA**2 * fraction * light))
 
 
 def _enough(keep: Mask) -> Mask:

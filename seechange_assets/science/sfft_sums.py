@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seechange_assets.products import FloatImage
+from seechange_assets.science.matching_kernel import n_terms
 
 if TYPE_CHECKING:
     import torch
@@ -85,11 +86,6 @@ class _Block:
     target: "torch.Tensor"
     weight: "torch.Tensor"
     terms: "torch.Tensor"
-
-
-def n_terms(degree: int) -> int:
-    """Terms of a polynomial of two coordinates."""
-    return (degree + 1) * (degree + 2) // 2
 
 
 def correlate(scene: Scene) -> Correlations:

@@ -76,7 +76,7 @@ def extract_sources(
     deblend_contrast: float = 0.005,
     deblend_significance: float = 2.5,
     star_score_min: float = 0.5,
-    max_sources: int = 30000,
+    max_sources: int = 20000,
 ) -> Sources:
     """Detect and measure the sources of an image.
 

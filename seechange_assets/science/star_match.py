@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seechange_assets.products import Psf, Sources
+from seechange_assets.science.psf import polynomial_terms
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -17,6 +18,9 @@ _CLIP_SIGMA = 4.0
 _MAX_CANDIDATES = 3000
 _ERROR_CLIP_SIGMA = 3.5
 _SCATTERS = np.linspace(0.0, 0.05, 101)  # relative, that PSF models may cause
+#: Variance of a flux from the noise of the PSF's shape over that from the noise of the pixels, for one and the same
+#: star: 2.1 to 2.5 for Moffat profiles of beta 2.5 to 4.5 whose width and beta are both free, within 2 FWHM.
+_SHAPE_VARIANCE = 2.3
 
 FloatArray = NDArray[np.float64]
 Rows = NDArray[np.intp]
@@ -105,8 +109,13 @@ def flux_scale(new: Psf, reference: Psf, new_rows: Rows, reference_rows: Rows) -
     return FluxScale(center, float(weight.sum() ** -0.5), max(scatter, everyone) / center, int(keep.sum()))
 
 
-def psf_flux_error(new: Psf, reference: Psf, new_rows: Rows, reference_rows: Rows) -> float:
-    """Relative error of the PSF fluxes of the new image that comes from its PSF model, from how its stars repeat.
+def psf_flux_error(
+    new: Psf, reference: Psf, new_rows: Rows, reference_rows: Rows, sources: Sources | None = None
+) -> float:
+    """Relative error of the PSF fluxes of the new image that comes from its PSF model.
+
+    The larger of two: how its stars repeat, which shows models that do not fit, and what the noise of the stars it
+    was made from leaves undetermined between them, which those stars themselves do not show.
 
     Beyond the photon noise the flux ratios of the stars scatter because both models are wrong from place to place.
     The mean variance of that scatter is taken, every scatter weighted with its likelihood for Gaussian ratios (stars
@@ -119,12 +128,49 @@ def psf_flux_error(new: Psf, reference: Psf, new_rows: Rows, reference_rows: Row
         With the photometry of all sources.
     new_rows, reference_rows : ndarray of int
         Matched stars.
+    sources : Sources, optional
+        Those the new image's PSF was made from; without them only the repetition counts.
 
     Returns
     -------
     float
-        0 with fewer than 3 stars.
     """
+    undetermined = shape_noise(new, sources) if sources is not None else 0.0
+    return max(_repetition_error(new, reference, new_rows, reference_rows), undetermined)
+
+
+def shape_noise(psf: Psf, sources: Sources) -> float:
+    """Relative error of fluxes from the noise of the stars a PSF was fitted to, rms over the field.
+
+    At a place with the terms t of the polynomial it is sqrt(2.3 t A^-1 t), A the sum of (S/N)^2 t t over the stars: the
+    covariance of a linear fit, times the part of a star's noise that the shape turns into flux.
+
+    Parameters
+    ----------
+    psf : Psf
+    sources : Sources
+        Row for row those of its photometry.
+
+    Returns
+    -------
+    float
+        0 where the stars do not determine the terms.
+    """
+    used = np.asarray(psf.photometry["used"], bool)
+    x, y = (np.asarray(sources.table[name], float)[used] for name in ("x", "y"))
+    snr = np.asarray(psf.photometry["flux_psf"], float)[used] / np.asarray(psf.photometry["flux_psf_err"], float)[used]
+    terms = polynomial_terms(x, y, psf.degree, psf.shape) * np.nan_to_num(snr)[:, None]
+    if np.linalg.matrix_rank(terms) < terms.shape[1]:
+        return 0.0
+    middles = (np.arange(9) + 0.5) / 9
+    grid_y, grid_x = (axis.ravel() for axis in np.meshgrid(middles * psf.shape[0], middles * psf.shape[1]))
+    field = polynomial_terms(grid_x, grid_y, psf.degree, psf.shape)
+    variance = np.einsum("ni,ij,nj->n", field, np.linalg.inv(terms.T @ terms), field)
+    return float(min(np.sqrt(_SHAPE_VARIANCE * variance.mean()), _SCATTERS[-1]))
+
+
+def _repetition_error(new: Psf, reference: Psf, new_rows: Rows, reference_rows: Rows) -> float:
+    """The part of `psf_flux_error` that the flux ratios show; 0 with fewer than 3 stars."""
     ratio, error = _ratios(new.photometry[new_rows], reference.photometry[reference_rows])
     if ratio.size < MIN_STARS:
         return 0.0

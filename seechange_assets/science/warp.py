@@ -15,7 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from seechange_assets.products import Flag, FlagImage, FloatImage
-from seechange_assets.science.inpaint import inpaint
+from seechange_assets.science.inpaint import FILL_RADIUS_PX, inpaint
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
@@ -29,6 +29,8 @@ _GRID_STEPS_PX = (64, 32, 16, 8)
 _ORDER = 3
 _SUBDIVISIONS = 4096  # rounding a phase to 1/4096 px moves a star by at most 1.2e-4 px
 _OUTSIDE = np.uint16(Flag.NO_DATA | Flag.OUT_OF_BOUNDS)
+# A pixel depends on others of the source as far away as this: the kernel's reach, that of the filling, and rounding.
+_REACH_PX = _ORDER + FILL_RADIUS_PX + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,15 @@ class PixelMap:
     nodes: NDArray[np.float64]
     step_px: int
     target_shape: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A part of the source as the kernel wants it: padded planes, the part's first (y, x), and the whole shape."""
+
+    planes: Planes
+    origin: tuple[int, int]
+    shape: tuple[int, int]
 
 
 def pixel_map(source_wcs: "WCS", target_wcs: "WCS", target_shape: tuple[int, int]) -> PixelMap:
@@ -132,14 +143,17 @@ def warp_stamps(
         ``NO_DATA | OUT_OF_BOUNDS`` there.
     """
     mapping = pixel_map(source_wcs, target_wcs, target_shape)
-    source = _prepared(data, variance, flags)
+    # Few windows need little of the source; many, all of it several times.
+    is_many = len(corners) * (size + 2 * mapping.step_px) ** 2 > data.size
+    source = _prepared(data, variance, flags) if is_many else None
     shape = (len(corners), size, size)
     out = (np.zeros(shape, np.float32), np.full(shape, np.inf, np.float32), np.full(shape, _OUTSIDE, np.uint16))
     for k, (x0, y0) in enumerate(np.asarray(corners, dtype=int).reshape(-1, 2)):
         xa, ya = max(x0, 0), max(y0, 0)
         xb, yb = min(x0 + size, target_shape[1]), min(y0 + size, target_shape[0])
         if xa < xb and ya < yb:
-            window = _warp_window(source, mapping, xa, ya, (yb - ya, xb - xa))
+            part = source or _prepared(data, variance, flags, _needed(mapping, (xa, xb), (ya, yb), data.shape))
+            window = _warp_window(part, mapping, xa, ya, (yb - ya, xb - xa))
             inside = np.s_[k, ya - y0 : yb - y0, xa - x0 : xb - x0]
             out[0][inside], out[1][inside], out[2][inside] = window
     return out
@@ -169,12 +183,33 @@ def _jacobian(nodes: NDArray[np.float64], step: int) -> NDArray[np.float64]:
     return np.asarray(np.abs(d_x[..., 0] * d_y[..., 1] - d_x[..., 1] * d_y[..., 0]))
 
 
-def _prepared(data: FloatImage, variance: FloatImage, flags: FlagImage) -> Planes:
+def _needed(
+    mapping: PixelMap, columns: tuple[int, int], rows: tuple[int, int], shape: tuple[int, ...]
+) -> tuple[slice, slice]:
+    """Rows and columns of the source that a window of the target may depend on."""
+    low, high = ([at // mapping.step_px for at in ends] for ends in zip(rows, columns, strict=True))
+    nodes = mapping.nodes[low[0] : high[0] + 2, low[1] : high[1] + 2, :2]
+    if not np.isfinite(nodes).all():
+        return slice(0, shape[0]), slice(0, shape[1])
+    (x0, y0), (x1, y1) = np.floor(nodes.min(axis=(0, 1))), np.ceil(nodes.max(axis=(0, 1)))
+    low, high = (
+        [min(max(int(end), 0), n - 1) for end, n in zip(ends, shape, strict=True)]
+        for ends in ((y0 - _REACH_PX, x0 - _REACH_PX), (y1 + _REACH_PX, x1 + _REACH_PX))
+    )
+    return slice(low[0], high[0] + 1), slice(low[1], high[1] + 1)
+
+
+def _prepared(
+    data: FloatImage, variance: FloatImage, flags: FlagImage, cut: tuple[slice, slice] = np.s_[0:, 0:]
+) -> _Source:
     """Source arrays as the kernel wants them: filled, padded by repeated edges, flags spread over 4x4."""
+    shape = (int(data.shape[0]), int(data.shape[1]))
+    data, variance, flags = np.ascontiguousarray(data[cut]), np.ascontiguousarray(variance[cut]), flags[cut]
     flags = np.where(np.isfinite(data) & np.isfinite(variance), flags, flags | np.uint16(Flag.NO_DATA))
     padded = np.pad(inpaint(data, flags), _ORDER, mode="edge")
     variance = np.pad(np.asarray(variance, np.float32), _ORDER, mode="edge")
-    return padded, variance, _touched(np.pad(flags, _ORDER, mode="edge"))
+    planes = padded, variance, _touched(np.pad(flags, _ORDER, mode="edge"))
+    return _Source(planes, (cut[0].start, cut[1].start), shape)
 
 
 def _touched(flags: FlagImage) -> FlagImage:
@@ -211,18 +246,18 @@ _WEIGHTS = _weight_table()
 
 
 def _warp_window(
-    source: Planes, mapping: PixelMap, x0: int, y0: int, shape: tuple[int, int]
+    source: _Source, mapping: PixelMap, x0: int, y0: int, shape: tuple[int, int]
 ) -> tuple[FloatImage, FloatImage, FlagImage]:
     """Pixels of the target from (x0, y0) on; the only path to a pixel value."""
     out = (np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.uint16))
-    _lanczos(*source, mapping.nodes, mapping.step_px, _WEIGHTS, x0, y0, *out)
+    _lanczos(*source.planes, source.origin, source.shape, mapping.nodes, mapping.step_px, _WEIGHTS, x0, y0, *out)
     return out
 
 
 @njit(cache=True)
-def _lanczos(data, variance, touched, nodes, step, table, x0, y0, out, out_variance, out_flags):  # type: ignore[no-untyped-def]
+def _lanczos(data, variance, touched, first, shape, nodes, step, table, x0, y0, out, out_variance, out_flags):  # type: ignore[no-untyped-def]
     pad = _ORDER
-    ny, nx = data.shape[0] - 2 * pad, data.shape[1] - 2 * pad
+    (first_row, first_column), (ny, nx) = first, shape
     rows, columns = out.shape
     last_j, last_i = max(nodes.shape[0] - 2, 0), max(nodes.shape[1] - 2, 0)
     for row in range(rows):
@@ -247,7 +282,7 @@ def _lanczos(data, variance, touched, nodes, step, table, x0, y0, out, out_varia
                 continue
             xf, yf = int(np.floor(x)), int(np.floor(y))
             px, py = int((x - xf) * _SUBDIVISIONS + 0.5), int((y - yf) * _SUBDIVISIONS + 0.5)
-            first_x, first_y = xf + 1 - _ORDER + pad, yf + 1 - _ORDER + pad
+            first_x, first_y = xf + 1 - _ORDER + pad - first_column, yf + 1 - _ORDER + pad - first_row
             total = np.float32(0)
             for k in range(2 * _ORDER):
                 line = data[first_y + k]
@@ -257,7 +292,7 @@ def _lanczos(data, variance, touched, nodes, step, table, x0, y0, out, out_varia
                 total += table[py, k] * part
             out[row, column] = total * np.float32(jacobian)
             fx, fy = np.float32(x - xf), np.float32(y - yf)
-            sx, sy = xf + pad, yf + pad
+            sx, sy = xf + pad - first_column, yf + pad - first_row
             one = np.float32(1)
             low = (one - fx) * variance[sy, sx] + fx * variance[sy, sx + 1]
             high = (one - fx) * variance[sy + 1, sx] + fx * variance[sy + 1, sx + 1]

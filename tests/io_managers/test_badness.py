@@ -185,6 +185,32 @@ def test_no_alert_of_what_is_flagged(survey):
     assert held == {(mine, 1.0): True, (mine, 9.0): True, (other, 5.0): False, (other, 15.0): False}
 
 
+def waiting(store: SurveyStore) -> set[float]:
+    """Places of what will be sent."""
+    with store.database.session() as session:
+        return {row.ra for row in session.scalars(sa.select(OutboxRow)) if not row.is_withheld}
+
+
+def test_a_flag_that_is_cleared_releases_its_alerts(survey):
+    """Not before the last flag is gone, and not what another recipe has told of the same detection meanwhile."""
+    old, new, ids = survey
+    with old.database.session() as session:
+        commit_alerts(session, [message(old), message(old) | {"ra": 9.0}])
+    flag(old, ids, "wcs/science", "big residuals")
+    flag(old, ids, "zp/science", "no catalog")
+    with old.database.session() as session:
+        commit_alerts(session, [message(old) | {"ra": 13.0}])
+        assert commit_alerts(session, [message(new) | {"ra": 9.0}]) == 1
+    flag(old, ids, "wcs/science", clear=("big residuals",))
+    assert waiting(old) == {9.0}
+    flag(old, ids, "zp/science", clear=("no catalog",))
+    assert waiting(old) == {1.0, 9.0, 13.0}
+    mine = OutboxRow.provenance_id == old.recipes["alerts"].id
+    with old.database.session() as session:
+        told = {row.ra: row.withheld_for for row in session.scalars(sa.select(OutboxRow).where(mine))}
+    assert told == {1.0: None, 9.0: "repeated", 13.0: None}
+
+
 def test_nobody_writes_between_a_flag_and_its_inheritance(survey):
     """Whoever writes a product waits for a change of flags, and sees it."""
     old, _, ids = survey

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from io_managers import activity
 from io_managers.claims import Claims
 from io_managers.night_numbers import NightBook
-from io_managers.nights import exposure_states
+from io_managers.nights import MEMBER, exposure_states
 from io_managers.store import ProductStore
 from io_managers.tags import Tags
 from resources.archive import Archive
@@ -20,6 +20,7 @@ from seechange_assets.definitions import build_recipes
 from seechange_assets.nights import STATES, CcdState, ExposureState
 from sql.models import AlertSetRow, ExposureRow, ReportRow
 from tests.io_managers import many_rows
+from tests.sensors import rows
 
 
 @pytest.fixture
@@ -95,6 +96,25 @@ def test_the_newest_word_counts(database, recipes):
         assert exposure_states(session, recipes, "demo", keys=["demo_000001"])[0].state == "done"
         session.execute(sa.delete(AlertSetRow).where(AlertSetRow.partition == "demo_000001", AlertSetRow.ccd == "02"))
         assert exposure_states(session, recipes, "demo", keys=["demo_000001"])[0].state == "failed"
+
+
+def test_a_member_of_its_own_reference_is_finished(database, recipes):
+    """It waits for a reference without it; until one comes there is nothing to do."""
+    fill(database, recipes, 2, 2, 10)
+    told = {"step": "diff", "provenance_id": recipes["diff"].id, "outcome": "waiting", "waits_for": "reference/r/01"}
+    with database.session() as session:
+        session.execute(sa.delete(AlertSetRow).where(AlertSetRow.ccd == "01"))
+        session.execute(sa.delete(ReportRow).where(ReportRow.step == "diff", ReportRow.ccd == "01"))
+        for key in ("demo_000001", "demo_000002"):
+            session.add(ReportRow(partition=key, ccd="01", message="no reference", **told))
+        session.add(rows.reference(recipes, members=("demo_000001",)))
+        session.add(rows.reference(recipes, members=("demo_000002",), bitflag=1))
+        session.flush()
+        states = {one.exposure: one for one in exposure_states(session, recipes, "demo")}
+    assert states["demo_000001"].state == "done"
+    (member, _) = states["demo_000001"].ccds
+    assert (member.step, member.reason) == ("diff", MEMBER)
+    assert states["demo_000002"].state == "waiting"
 
 
 @pytest.mark.slow

@@ -64,7 +64,8 @@ def test_reference_epochs_wait_and_say_for_what(world):
     key = world.simulated.keys[world.simulated.references[0]]
     assert world.process(key, "01").success
     report = world.session.store.latest_report(key, "01")
-    assert (report.step, report.outcome, report.waits_for) == ("diff", "waiting", None)
+    waits_for = f"reference/{world.session.registry.get(key).filter}/01"
+    assert (report.step, report.outcome, report.waits_for) == ("diff", "waiting", waits_for)
     assert "itself part of its reference" in report.message
 
 

@@ -16,10 +16,13 @@ from resources import services
 from resources.services import broker
 from resources.services.supervisor import Supervisor
 from seechange_assets.cli.services import start
+from seechange_assets.cli.session import Session
 from seechange_assets.partitions import Partition
 from seechange_assets.survey import Survey
+from sensors.staleness_checks import CHECK, tell, verdicts
+from sql.alerts import OutboxRow
 from sql.models import PRODUCT_ROWS, ReportRow
-from tests.pipeline.test_ui import WITHOUT_SENSORS, WORKSPACE
+from tests.pipeline.test_ui import WITHOUT_SENSORS, WORKSPACE, chromium_path, page  # noqa: F401  (fixtures)
 from tests.pipeline.world import World
 
 AFTER_WCS = {"wcs", "zp", "diff", "detections", "cutouts", "measurements", "scores", "associations",
@@ -88,6 +91,23 @@ def stale_in_dagster(world: World, reload: bool = True) -> dict[str, int]:
     return found
 
 
+def stale_in_lineage(world: World) -> dict[str, int]:
+    """Number of stale partitions that the check on each asset's node of the lineage page tells of."""
+    check = """executionForLatestMaterialization { status evaluation { severity success metadataEntries {
+        label ... on IntMetadataEntry { intValue } } } }"""
+    query = f"""{{ assetNodes {{ assetKey {{ path }} assetChecksOrError {{
+        ... on AssetChecks {{ checks {{ name {check} }} }} }} }} }}"""
+    found = {}
+    for node in ask(world, query)["assetNodes"]:
+        for one in node["assetChecksOrError"]["checks"]:
+            told = one["name"] == CHECK and one["executionForLatestMaterialization"]
+            if told and not told["evaluation"]["success"]:
+                assert (told["status"], told["evaluation"]["severity"]) == ("FAILED", "WARN")
+                entries = {entry["label"]: entry.get("intValue") for entry in told["evaluation"]["metadataEntries"]}
+                found[node["assetKey"]["path"][-1]] = entries["stale partitions"]
+    return found
+
+
 def wait_until_nothing_is_stale(world: World) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while stale(world):
@@ -119,6 +139,8 @@ def test_change_and_change_back(processed):
 
     configure(world, "wcs: {max_stars: 1500}")
     assert stale(world) == stale_in_dagster(world) == expected
+    tell_lineage(world)
+    assert stale_in_lineage(world) == expected
     dry = world.cli("backfill", "--dry-run", "--json")
     assert (dry.json["partitions"], dry.json["assets"]) == (4, expected)
     assert stale(world) == expected
@@ -131,6 +153,7 @@ def test_change_and_change_back(processed):
     assert stale_in_dagster(world) == {}
     assert {name: content for name, content in world.files().items() if name in files} == files
     both_versions_are_readable(world, exposure)
+    the_live_topic_is_left_alone(world, exposure)
 
     configure(world, "")
     changed_back(world, after)
@@ -160,6 +183,13 @@ def test_a_killed_backfill_is_carried_on(processed):
     finished = {key for key, at in done.items() if attempts(world)[key] == at}
     assert len(finished) >= len(done) - 1  # the step that was being told to Dagster may be tried again
     assert len(tried(world, before)) == total
+
+
+def tell_lineage(world: World) -> None:
+    """As the sensor does, which these tests leave out."""
+    with world.as_environment():
+        session = Session(world.settings)  # the world's own has the recipes of before
+        tell(session.instance, verdicts(session.store))
 
 
 def tried(world: World, before: dict[tuple[str, str], object]) -> set[tuple[str, str]]:
@@ -193,6 +223,19 @@ def both_versions_are_readable(world, exposure):
     assert [(c["process"], c["parameter"], c["old"], c["new"]) for c in changes] == [("wcs", "max_stars", 2000, 1500)]
 
 
+def the_live_topic_is_left_alone(world, exposure):
+    """Alerts of the backfill go to its own topic; of detections that were told before they are withheld besides."""
+    with world.session.store.database.session() as session:
+        rows = session.scalars(sa.select(OutboxRow).where(OutboxRow.exposure == exposure)).all()
+    topics = {row.provenance_id: row.topic for row in rows}
+    assert len(topics) == 2
+    current = world.session.store.reading("current").recipes["alerts"].id
+    night = topics[current].removeprefix("demo-backfill-")
+    assert sorted(topics.values()) == [f"demo-alerts-{night}", f"demo-backfill-{night}"]
+    assert {row.withheld_for for row in rows if row.provenance_id == current} <= {"repeated", None}
+    assert any(row.is_withheld for row in rows if row.provenance_id == current)
+
+
 def changed_back(world, after):
     assert stale(world) == {}
     began = time.monotonic()
@@ -201,6 +244,7 @@ def changed_back(world, after):
     assert (answer.json["partitions"], answer.json["recognised"], answer.json["told"]) == (0, 16, 16)
     assert time.monotonic() - began < 60  # most of it Dagster's, to load the configuration again
     assert stale_in_dagster(world, reload=False) == {}
+    assert stale_in_lineage(world) == {}
     assert attempts(world) == after  # no step was tried
     assert world.cli("backfill", "--json").json["recognised"] == 0
 
@@ -233,3 +277,22 @@ def test_a_run_recognises_what_these_recipes_made_before(world, exposure, monkey
             session.execute(sa.delete(table).where(table.id == another["id"]))
         with world.as_environment():
             assert world.process(exposure, "01").success
+
+
+@pytest.mark.slow
+def test_a_person_sees_it_in_the_lineage_page(processed, page, tmp_path):  # noqa: F811
+    """Count, reason and remedy stand among a stale asset's checks; the lineage is drawn for a person to look at."""
+    configure(processed, "wcs: {max_stars: 1500}")
+    assert stale_in_dagster(processed).keys() == AFTER_WCS
+    tell_lineage(processed)
+    page.set_viewport_size({"width": 2560, "height": 1300})
+    page.goto(f"{processed.settings.ui_url}/asset-groups")
+    page.get_by_text("publish", exact=True).filter(visible=True).first.wait_for()
+    page.keyboard.press("Alt+e")  # "Expand all groups" of the menu
+    page.get_by_text("forced_photometry", exact=True).filter(visible=True).first.wait_for()
+    page.wait_for_timeout(3000)  # the graph moves into place
+    page.screenshot(path=tmp_path / "lineage.png")
+    page.goto(f"{processed.settings.ui_url}/assets/zp?view=checks&checkDetail={CHECK}")
+    page.get_by_text("wcs.max_stars 2000 -> 1500").filter(visible=True).first.wait_for()
+    page.get_by_text("seechange backfill", exact=True).filter(visible=True).first.wait_for()
+    page.screenshot(path=tmp_path / "check.png")

@@ -3,10 +3,12 @@
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import dagster as dg
@@ -15,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from resources import services
+from resources.archive import TEMPORARY_PREFIX
 from resources.database import Database
 from resources.services import postgres, queue, workers
 from resources.services.supervisor import Supervisor
@@ -27,9 +30,32 @@ from tests.pipeline.world import SEED, World
 
 CCDS = ("01", "02")
 RECOVERY_S = 120.0
+DISK_BYTES = 1 << 30
 POSTGRES_IMMEDIATE_SHUTDOWN = signal.SIGQUIT
 
 pytestmark = pytest.mark.faults
+
+
+class SmallDisk:
+    """A file system of its own that can be filled; without the right to mount one it is an ordinary folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._filler = folder, folder / f"{TEMPORARY_PREFIX}filler"  # none of the archive's files
+        folder.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)]
+        self.is_mounted = subprocess.run(mount, check=False, capture_output=True).returncode == 0
+
+    def fill(self, leave_bytes: int) -> None:
+        n_bytes = shutil.disk_usage(self.folder).free - leave_bytes
+        with self._filler.open("wb") as stream:
+            os.posix_fallocate(stream.fileno(), 0, n_bytes)
+
+    def make_room(self) -> None:
+        self._filler.unlink(missing_ok=True)
+
+    def unmount(self) -> None:
+        if self.is_mounted:
+            subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
 
 
 class LiveWorld(World):
@@ -46,6 +72,10 @@ class LiveWorld(World):
             (self.settings.drop / f".{file.name}").rename(self.settings.drop / file.name)
         return [self.simulated.keys[file] for file in files]
 
+    def is_whole(self) -> bool:
+        """Whether every service is up."""
+        return all(service.is_up for service in services.status(self.settings))
+
     def next_exposure(self) -> str:
         """Let the next science exposure arrive."""
         return self.drop((self.arrivals.pop(),))[0]
@@ -55,9 +85,15 @@ class LiveWorld(World):
         start = time.monotonic()
         while not done():
             if time.monotonic() - start > timeout_s:
-                pytest.fail(f"not within {timeout_s:.0f} s: {what}")
+                pytest.fail(f"not within {timeout_s:.0f} s: {what}; {self.state()}")
             time.sleep(0.2)
         return time.monotonic() - start
+
+    def state(self) -> str:
+        """What there is to know when something did not come."""
+        runs = self.session.instance.get_runs(limit=20)
+        told = [f"{run.job_name} {run.tags.get('dagster/partition')} {run.status.value}" for run in runs]
+        return "; ".join([*self.failures(), *told])
 
     def is_running(self, exposure: str) -> bool:
         """Whether a worker is computing a CCD of the exposure right now."""
@@ -84,9 +120,11 @@ def live() -> Iterator[LiveWorld]:
     """Masters and references built, sensors running, no science exposure yet."""
     home = Path(tempfile.mkdtemp(prefix="seechange-faults-"))
     environment = {"SEECHANGE_HOME": str(home), "SEECHANGE_SETTLE_S": "3", "SEECHANGE_WORKERS": "2"}
+    disks = {"archive": SmallDisk(home / "archive"), "postgres": SmallDisk(postgres.cluster(home))}
     world = LiveWorld(home, environment)
+    world.disks = disks
     world.simulated = simulate_survey(
-        home / "simulation", seed=SEED, exposures=20, ccds=CCDS, biases=3, flats=3, instrument="demo"
+        home / "simulation", seed=SEED, exposures=22, ccds=CCDS, biases=3, flats=3, instrument="demo"
     )
     world.arrivals = list(reversed(world.simulated.science))
     try:
@@ -96,10 +134,14 @@ def live() -> Iterator[LiveWorld]:
             services.up(world.settings)
             world.drop((*world.simulated.biases, *world.simulated.flats, *world.simulated.references))
             first = world.next_exposure()
-            world.wait(lambda: world.has_alerts(first), "the first exposure", timeout_s=300)
+            world.wait(lambda: world.has_alerts(first), "the first exposure", timeout_s=900)
             yield world
     finally:
+        for disk in disks.values():
+            disk.make_room()
         services.down(Settings.from_environment(world.environment))
+        for disk in disks.values():
+            disk.unmount()
         shutil.rmtree(home)
 
 
@@ -142,6 +184,21 @@ def stop_postgres_at_once(world: LiveWorld) -> None:
     os.kill(postgres.find(world.home).pid, POSTGRES_IMMEDIATE_SHUTDOWN)
 
 
+def stop_postgres_within_an_association(world: LiveWorld) -> None:
+    """When its transaction has locked the sky and waits to write its first rows."""
+    database = world.session.store.database
+    waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query ilike '%measurements%'"
+
+    def is_within() -> bool:
+        with database.session() as session:  # a new transaction: within one, the view does not change
+            return bool(session.scalar(sa.text(waiting)))
+
+    with suppress(sa.exc.OperationalError), database.engine.connect() as connection, connection.begin():
+        connection.execute(sa.text("lock table measurements in share row exclusive mode"))
+        world.wait(is_within, "an association")
+        stop_postgres_at_once(world)
+
+
 FAULTS = [
     kill_busy_worker,
     kill_all_workers,
@@ -150,6 +207,7 @@ FAULTS = [
     kill_code_server,
     kill_queue,
     stop_postgres_at_once,
+    stop_postgres_within_an_association,
 ]
 
 
@@ -159,10 +217,35 @@ def test_an_exposure_survives(live, fault):
     exposure = live.next_exposure()
     live.wait(lambda: live.is_running(exposure), "a run of the exposure")
     fault(live)
+    began = time.monotonic()
     seconds = live.wait(lambda: live.has_alerts(exposure), f"alerts after {fault.__name__}")
     sys.stderr.write(f"{fault.__name__}: alerts of all CCDs {seconds:.0f} s after the fault\n")
     assert_sound(live, exposure)
-    assert all(service.is_up for service in services.status(live.settings))
+    live.wait(live.is_whole, f"all services after {fault.__name__}", RECOVERY_S - (time.monotonic() - began))
+    sys.stderr.write(f"{fault.__name__}: all services up {time.monotonic() - began:.0f} s after it, or before\n")
+
+
+@pytest.mark.parametrize("disk", ["archive", "postgres"])
+def test_a_disk_that_fills_up_and_gets_room_again(live, disk):
+    """What fails meanwhile says why, nothing is half-written, and with room all goes on by itself."""
+    if not live.disks[disk].is_mounted:
+        pytest.skip("no right to mount a small file system")
+    exposure = live.next_exposure()
+    live.wait(lambda: live.is_running(exposure), "a run of the exposure")
+    live.disks[disk].fill(leave_bytes=100_000)
+    try:
+        if disk == "archive":
+            live.wait(lambda: any("StorageFull" in told and exposure in told for told in live.failures()), "a failure")
+            verified = live.cli("verify", "--json")
+            assert verified.code == 0, verified.out + verified.err
+        else:
+            time.sleep(20)
+        assert not live.has_alerts(exposure)
+    finally:
+        live.disks[disk].make_room()
+    seconds = live.wait(lambda: live.has_alerts(exposure), f"alerts after {disk} had room")
+    sys.stderr.write(f"disk of {disk} full: alerts of all CCDs {seconds:.0f} s after there was room\n")
+    assert_sound(live, exposure)
 
 
 def test_exposures_that_arrive_while_the_daemon_is_down(live):

@@ -1,7 +1,10 @@
 """What a person is told of a night: exposures, status and report of the survey that went through the chain."""
 
 import re
+import urllib.request
 
+from resources.settings import Settings
+from seechange_assets.cli import metrics
 from sql.models import ReportRow
 
 
@@ -75,6 +78,37 @@ def test_status_tells_of_the_work(world):
     text = world.cli("status").out
     assert "arrival to alert" in text
     assert "throughput" in text
+
+
+def test_the_numbers_for_prometheus(world, exposure):
+    """By a command and over HTTP, both as `seechange status` tells them."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    def values(text):
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        return {(sample.name, *sample.labels.values()): sample.value for sample in samples}
+
+    answer = world.cli("status", "--metrics")
+    assert answer.code == 0, answer.err
+    told, listed = values(answer.out), world.cli("status", "--json").json[-1]
+    assert told["seechange_up",] == 1
+    assert told["seechange_exposures", "done"] == listed["exposures"]["done"]
+    assert told["seechange_runs", "queued"] == 0
+    assert told["seechange_ccds_per_hour",] == listed["ccds_per_hour"]
+    assert told["seechange_latency_seconds", "arrival_to_alert", "0.98"] == listed["arrival_to_alert"]["p98_s"]
+    server, thread = metrics.serve(world.settings, port=0)
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/metrics") as page:
+            assert values(page.read().decode())["seechange_up",] == 1
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_the_numbers_of_a_survey_that_is_down(tmp_path):
+    settings = Settings.from_environment({"SEECHANGE_HOME": str(tmp_path), "SEECHANGE_INSTRUMENT": "demo"})
+    assert metrics.text(settings).splitlines()[-1] == "seechange_up 0.0"
 
 
 def test_the_report_of_a_night(world, exposure, tmp_path):

@@ -37,7 +37,10 @@ from seechange_assets.definitions import build_definitions
 @dg.definitions
 def defs():
     whole = build_definitions(Settings.from_environment())
-    return dg.Definitions(assets=whole.assets, jobs=whole.jobs, executor=whole.executor, resources=whole.resources)
+    return dg.Definitions(
+        assets=whole.assets, asset_checks=whole.asset_checks, jobs=whole.jobs, executor=whole.executor,
+        resources=whole.resources,
+    )
 """
 WORKSPACE = "load_from: [{python_file: {relative_path: without_sensors.py, location_name: seechange}}]"
 WITH_PREVIEW = ("image", "background", "psf", "diff", "cutouts")

@@ -15,7 +15,7 @@ from tests.publish.sky import PROVENANCES
 
 TABLES = (
     "measurements", "forced_photometry", "objects", "object_name_max_used", "alerts_outbox", "alert_files",
-    "differences", "refs", "exposures",
+    "differences", "association_sets", "forced_photometry_sets", "refs", "exposures",
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from seechange_assets.publish.associations import associate_measurements
 from seechange_assets.publish.forced_photometry import force_at_objects, measure_history
 from sql.base import deterministic_id
 from sql.light_curves import LIGHT_CURVE_RECIPES, light_curve
-from sql.models import DifferenceRow, ExposureRow, ReferenceRow
+from sql.models import AssociationSetRow, DifferenceRow, ExposureRow, ReferenceRow
 from sql.objects import ObjectRow
 from sql.sky import healpix_of, polygon_of
 from tests.publish.sky import MJD, PROVENANCES, ZP, difference, measurements, scores, tan_wcs
@@ -106,6 +106,16 @@ def store_difference(session, product: Difference) -> None:
     ))  # fmt: skip
 
 
+def store_associations(session, product: Difference) -> None:
+    """The row of a difference whose detections have been linked to objects."""
+    info = product.info
+    session.merge(AssociationSetRow(
+        id=deterministic_id("associations", info.exposure, info.ccd), partition=info.exposure, ccd=info.ccd,
+        provenance_id=IDS["associations"], filepath=f"{info.exposure}/{info.ccd}/associations", sha256="0" * 64,
+        content_hash="0" * 64, n_bytes=1, summary={}, inputs={}, n_associated=0, n_new_objects=0,
+    ))  # fmt: skip
+
+
 def process(database, epochs: list[Epoch], order: list[int], *, max_offset_arcsec: float = 0.05) -> None:
     """Run epochs in an order through associations and forced photometry, as their assets do."""
     by_key = {epoch.difference.info.exposure: epoch.difference for epoch in epochs}
@@ -123,6 +133,8 @@ def process(database, epochs: list[Epoch], order: list[int], *, max_offset_arcse
         associate_measurements(
             database, product.info, found, scores(len(epoch.ra)), provenance_id=IDS["associations"]
         )  # fmt: skip
+        with database.session() as session:
+            store_associations(session, product)
         force_at_objects(database, product, provenance_id=IDS["forced_photometry"], associations_id=IDS["associations"])
         measure_history(
             database, lambda exposure, _: by_key[exposure], product, provenance_ids=IDS,

@@ -1,22 +1,35 @@
 """The table of docs/alerts.md against real packets and our own schemas."""
 
+import io
 import re
 from pathlib import Path
 
 import fastavro
+import numpy as np
 import pytest
+from astropy.io import fits
+from astropy.wcs import WCS
 
 from seechange_assets.publish.packets import SCHEMA_FOLDER
 from tests.data import test_data
+from tests.publish.lsst_packet import read_lsst_packet
 
 PAGE = Path(__file__).parents[2] / "docs" / "alerts.md"
 
 
-def column(number):
-    """Names in a column of the comparison: all in backticks, without explanations."""
+def rows():
+    """The cells of the comparison, without its head; the first of each is empty."""
     table = PAGE.read_text().split("| `ls4.v1_0` | LSST |")[1].split("\n\n")[0]
-    cells = [line.split("|")[number] for line in table.splitlines()[2:]]
-    return {name.split(".")[-1] for cell in cells for name in re.findall(r"`([\w.-]+)`", cell)}
+    return [line.split("|") for line in table.splitlines()[2:]]
+
+
+def names_of(cell):
+    """All in backticks, without explanations."""
+    return {name.split(".")[-1] for name in re.findall(r"`([\w.-]+)`", cell)}
+
+
+def column(number):
+    return set().union(*(names_of(row[number]) for row in rows()))
 
 
 def names_in(value):
@@ -31,6 +44,26 @@ def test_names_of_other_surveys_are_those_of_their_packets(number, file):
         packet = next(fastavro.reader(stream))
     assert len(column(number)) > 8
     assert not column(number) - names_in(packet)
+
+
+def test_names_of_lsst_are_those_of_a_real_packet():
+    """Also what is called the same there, is; flags and fluxes have its units and signs."""
+    with (test_data("alerts") / "boom" / "lsst" / "7912941781254298.avro").open("rb") as stream:
+        assert stream.read(5) == b"\0\0\0\x03\x84"  # Confluent's header: version 9.0
+        packet = read_lsst_packet(stream)
+        assert stream.read() == b""
+    names = names_in(packet)
+    assert not column(2) - names
+    same = set().union(*(names_of(row[1]) for row in rows() if row[2].strip().startswith("same")))
+    assert len(same) > 20
+    assert not same - names
+    source = packet["diaSource"]
+    assert source["isNegative"] == (source["psfFlux"] < 0)
+    assert abs(source["psfFlux"]) / source["psfFluxErr"] == pytest.approx(source["snr"], rel=0.02)
+    assert 0 < source["raErr"] < 1 / 3600
+    with fits.open(io.BytesIO(packet["cutoutDifference"])) as stamp:
+        x, y = WCS(stamp[0].header).all_world2pix(source["ra"], source["dec"], 0)
+        assert np.hypot(x - (stamp[0].data.shape[1] - 1) / 2, y - (stamp[0].data.shape[0] - 1) / 2) < 1
 
 
 def schema_names(name):

@@ -8,7 +8,16 @@ from seechange_assets.errors import ProductNotFound
 from sql.light_curves import light_curve
 from sql.objects import ObjectRow
 from sql.sky import separation_deg
-from tests.publish.epochs import IDS, SHAPE, light_curves, make_epoch, process, transients, truth_njy
+from tests.publish.epochs import (
+    IDS,
+    SHAPE,
+    light_curves,
+    make_epoch,
+    process,
+    store_difference,
+    transients,
+    truth_njy,
+)
 from tests.publish.sky import MJD, tan_wcs
 
 
@@ -120,3 +129,14 @@ def test_a_light_curve_is_what_the_tables_say(database):
         with pytest.raises(ProductNotFound, match="no object"):
             light_curve(session, "SC1900a", IDS)
         assert light_curve(session, item.name, dict.fromkeys(IDS, "x" * 20)) == []
+
+
+def test_a_bad_subtraction_has_no_fluxes_whatever_comes_later(database):
+    """Its detections were never linked to objects: those that others find are not measured on it."""
+    _, epochs = survey(4)
+    process(database, epochs, [0])
+    with database.session() as session:
+        store_difference(session, epochs[1].difference)
+    process(database, epochs, [2, 0])
+    for curve in light_curves(database).values():
+        assert {point["exposure"] for point in curve if point["kind"] == "forced"} == {"ls4_0", "ls4_2"}

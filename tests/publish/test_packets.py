@@ -222,6 +222,37 @@ def test_the_old_packet_tells_what_it_always_told():
     assert np.array_equal(np.delete(back.ravel(), 43), np.delete(pixels.ravel(), 43))
 
 
+#: Records of ls4.v0_2 by field, in the order of the bytes; a question mark is a union with null as its second branch.
+OLD_RECORDS = {
+    "alert": "alertId:string diaObject:record? diaSource:record prvDiaSources:array? prvDiaForcedSources:array? "
+    "prvDiaNonDetectionLimits:array? cutoutDifference:bytes? cutoutScience:bytes? cutoutTemplate:bytes?",
+    "diaObject": "diaObjectId:string name:string ra:double raErr:float? dec:double decErr:float? ra_dec_Cov:float? "
+    "xgmatchRadius:float? ls-xgboost:array?",
+    "diaSource": "diaSourceId:string diaObjectId:string? MJD:double ra:double raErr:float? dec:double decErr:float? "
+    "ra_dec_Cov:float? band:string? fluxZeroPoint:float? apFlux:float? apFluxErr:float? snr:float? psfFlux:float? "
+    "psfFluxErr:float? rb:float? rbcut:float? rbtype:string?",
+    "diaForcedSource": "diaForcedSourceId:string diaObjectId:string? MJD:double ra:double dec:double band:string? "
+    "fluxZeroPoint:string? apFlux:float? apFluxErr:float? psfFlux:float? psfFluxErr:float?",
+    "diaNonDetectionLimit": "MJD:double band:string limitingMag:float",
+    "ls4xgboost": "lsid:long ra:double dec:double dist:float white_mag:float xgboost:float is_star:boolean",
+}
+
+
+def test_the_old_schema_has_the_order_and_unions_of_the_original():
+    """A datum without header is nothing but this order, and null is the second branch of every union."""
+    for name, told in OLD_RECORDS.items():
+        fields = json.loads((SCHEMA_FOLDER / f"ls4.v0_2.{name}.avsc").read_text())["fields"]
+        found = []
+        for field in fields:
+            kind = field["type"]
+            is_union = isinstance(kind, list)
+            assert not is_union or (len(kind) == 2 and kind[1] == "null"), (name, field)
+            kind = kind[0] if is_union else kind
+            kind = kind["type"] if isinstance(kind, dict) else "record" if kind.startswith("ls4.") else kind
+            found.append(f"{field['name']}:{kind}{'?' * is_union}")
+        assert " ".join(found) == told, name
+
+
 def test_an_old_reader_reads_a_new_writer():
     """A consumer with the v1_0 files as first published, before cross-matches and moving things were told."""
     first = json.loads(schema_text())

@@ -19,11 +19,12 @@ from seechange_assets.simulation.detector import (
 from seechange_assets.simulation.geometry import Geometry
 from seechange_assets.simulation.render import MoffatField
 from seechange_assets.simulation.scene import Conditions, render_scene
-from seechange_assets.simulation.sky import Sky, Transients, draw_galaxies, draw_stars
+from seechange_assets.simulation.sky import Sky, Stars, Transients, draw_galaxies, draw_stars
 
 GAIN = float(np.mean(Ls4.gains))
 READ_NOISE = float(np.sqrt(np.mean(np.square(Ls4.read_noises))))
 FLAT_E = 38000.0
+CENTER_DEG = (52.5, -27.5)
 _NONE = np.zeros(0)
 NO_TRANSIENTS = Transients(_NONE, _NONE, _NONE, _NONE, _NONE, _NONE, _NONE, _NONE, _NONE, 0.0)
 
@@ -49,6 +50,7 @@ class RawScene:
     star_e: NDArray
     sky_e: float
     seeing_px: float
+    stars: Stars
 
 
 def info(kind: str, i: int, exptime_s: float, filter_name: str = "r") -> ImageInfo:
@@ -98,7 +100,7 @@ def raw_scene(
     detector = add_dark_and_fringes(rng, detector, dark_e_s=dark_e_s, fringe_fraction=fringe_fraction)
     bias = build_bias(frames(rng, plain, "bias", 5, 0.0, 0.0))
     flat = build_flat(frames(rng, plain, "flat", n_flats, FLAT_E, 5.0), bias)
-    cell = Geometry(52.5, -27.5, shape, 1.0)
+    cell = Geometry(*CENTER_DEG, shape, 1.0)
     stars = draw_stars(rng, cell, density_deg2)
     sky = Sky(stars, draw_galaxies(rng, cell), NO_TRANSIENTS)
     conditions = Conditions(61000.0, exptime_s, seeing_px)
@@ -116,5 +118,5 @@ def raw_scene(
         replace(info("science", 0, exptime_s), filter=filter_name), pixels.astype(np.float32), detector.amplifiers
     )
     return RawScene(
-        raw, {"bias": bias, "flat": flat}, detector, scene.electrons, rays, x, y, star_e, sky_e, seeing_px
+        raw, {"bias": bias, "flat": flat}, detector, scene.electrons, rays, x, y, star_e, sky_e, seeing_px, stars
     )  # fmt: skip

@@ -88,15 +88,35 @@ def test_variance_and_weight():
     background = measure_background(sky.image, box_size_px=128)
     variance, weight = variance_map(sky.image, background), weight_map(sky.image, background)
     signal = sky.image.data - level_map(background)
-    # What is below three sigma is noise, and has no photons of its own.
-    signal[signal < 3 * rms_map(background)] = 0
-    expected = rms_map(background) ** 2 + signal / GAIN
+    rms = rms_map(background)
+    bright = (sky.image.flags == 0) & (signal > 3 * rms)
+    np.testing.assert_allclose(variance[bright], (rms**2 + signal / GAIN)[bright], rtol=1e-5)
+    # A pixel that is bright by chance is no noisier: the variance follows the surroundings.
+    blank = (sky.image.flags == 0) & (np.abs(signal) < 3 * rms)
+    assert abs(np.corrcoef(signal[blank], (variance - rms**2)[blank])[0, 1]) < 0.5
     good = sky.image.flags == 0
-    np.testing.assert_allclose(variance[good], expected[good], rtol=1e-5)
     assert np.isinf(variance[10, 20])
     assert weight[10, 20] == 0
     np.testing.assert_allclose(weight[good] * variance[good], 1.0, rtol=1e-5)
     assert variance.dtype == weight.dtype == np.float32
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_faint_light_has_photon_noise_too(seed):
+    """Stars that no pixel shows by itself, so many that they add a tenth to the variance of the sky."""
+    rng = np.random.default_rng(seed)
+    light = np.zeros((300, 300))
+    light[100:200, 100:200] = 1.5 * NOISE
+    data = rng.poisson((SKY + light) * GAIN) / GAIN + rng.normal(0, READ_NOISE / GAIN, light.shape)
+    background = measure_background(as_image(SKY + rng.normal(0, NOISE, light.shape)), box_size_px=100)
+    variance = variance_map(as_image(data), background)
+    truth = NOISE**2 + light / GAIN
+    for inside in (np.s_[110:190, 110:190], np.s_[10:90, 10:290]):
+        # The background's own rms is good to 1 %; a light that may not be negative adds 0.5 %.
+        assert variance[inside].mean() == pytest.approx(truth[inside].mean(), rel=0.025)
+    assert variance[110:190, 110:190].mean() - variance[10:90, 10:290].mean() == pytest.approx(
+        1.5 * NOISE / GAIN, rel=0.15
+    )
 
 
 def test_real_decam_stamp():

@@ -184,6 +184,34 @@ def test_deterministic_and_without_a_trace_in_torch() -> None:
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.parametrize(("present", "expected"), [(True, "cuda"), (False, "cpu")])
+def test_a_gpu_is_used_if_there_is_one(present: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done is stopped where the sums would begin: this machine may have no GPU."""
+    devices = []
+
+    def noted(scene: Scene) -> None:
+        devices.append(scene.device)
+        raise InterruptedError
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: present)
+    monkeypatch.setattr("seechange_assets.science.sfft.correlate", noted)
+    pair, stars, _ = _pair(6, (256, 256))
+    with pytest.raises(InterruptedError):
+        fit_sfft(pair, _psfs(), stars, degree=1)
+    assert devices == [expected]
+
+
+def test_the_blocks_of_a_gpu_make_the_same_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many blocks at a time, as on a GPU, here on the CPU."""
+    from seechange_assets.science import sfft_sums
+
+    pair, stars, _ = _pair(7, (420, 400))
+    one = fit_sfft(pair, _psfs(), stars, degree=1, device="cpu")
+    monkeypatch.setitem(sfft_sums._BATCH, "cpu", sfft_sums._BATCH["cuda"])
+    many = fit_sfft(pair, _psfs(), stars, degree=1, device="cpu")
+    assert many.coefficients == pytest.approx(one.coefficients, abs=1e-9)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_both_devices_give_the_same_fluxes() -> None:
     pair, stars, _ = _pair(7, (1024, 1024))

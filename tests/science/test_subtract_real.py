@@ -16,7 +16,7 @@ WCS_KEYS = ("CTYPE", "CRVAL", "CRPIX", "CUNIT", "CD1_", "CD2_", "PV1_", "PV2_", 
 #: The brightest change between the epochs, on a galaxy; 0-based pixel.
 VARIABLE = (129, 128)
 FRAMES = ["DEC-OBS04a", "DEC-OBS04b", "DEC-OBS04c"]
-METHODS = ["zogy", "alard_lupton"]
+METHODS = ["zogy", "alard_lupton", "sfft"]
 #: The five brightest stars that all frames show away from their borders; the fifth is a tenth as bright as the others.
 BRIGHT = [(58, 180), (100, 73), (104, 233), (178, 202), (124, 210)]
 
@@ -59,6 +59,7 @@ def blank_sky(difference: Difference, places: list[NDArray], fwhm_px: float) -> 
     ("new", "reference"),
     [(frame, "Stack-DEC-OBS18") for frame in FRAMES]
     + [("Stack-DEC-OBS18", frame) for frame in FRAMES]
+    + [("Stack-DEC-OBS18", "Stack-DEC-OBS04"), ("Stack-DEC-OBS04", "Stack-DEC-OBS18")]
     + [("DEC-OBS18a", "Stack-DEC-OBS04"), ("DEC-OBS18b", "Stack-DEC-OBS04"), ("DEC-OBS18c", "Stack-DEC-OBS04")],
 )
 @pytest.mark.parametrize("method", METHODS)
@@ -68,7 +69,8 @@ def test_blank_sky_has_unit_noise(method: str, new: str, reference: str) -> None
     assert score.size > 5000
     # Beyond 6 sigma it is a real source or artefact; everything else counts.
     assert score[np.abs(score) < 6].std() == pytest.approx(1.0, abs=0.1)
-    assert np.mean(np.abs(score) > 6) < 1e-3
+    # Hundreds of free pixels from seven stars leave more around the brightest of them than few Gaussians do.
+    assert np.mean(np.abs(score) > 6) < (2e-3 if method == "sfft" else 1e-3)
     assert abs(score.mean()) < 0.15
 
 
