@@ -12,7 +12,8 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadfile
+# Tests wait for services a third of their time, so there may be more of them than cores.
+PYTEST := $(BIN)/python -m pytest -q -n $(shell expr $$(nproc) + 1) --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow test-faults lint bench bench-night bench-orchestration docs clean

@@ -64,7 +64,7 @@ class Supervisor:
                 cwd=folder,
                 env={**os.environ, **(environment or {}), MARKER: str(self.home)},
                 start_new_session=True,  # a Ctrl-C in the terminal must not reach it
-                preexec_fn=_restore_interrupt,  # noqa: PLW1509 (it takes no lock)
+                preexec_fn=_restore_signals,  # noqa: PLW1509 (it takes no lock)
             )
         process = psutil.Process(child.pid)
         self._write_pid_file(name, process, address)
@@ -181,10 +181,12 @@ def port_is_free(port: int) -> bool:
     return free_port(port) == port
 
 
-def _restore_interrupt() -> None:
+def _restore_signals() -> None:
     # A shell starts background jobs with SIGINT ignored; Dagster maps SIGTERM to SIGINT's handler and would then
-    # ignore both.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # ignore both. Whoever blocks signals for a while must not hand that down to a service either.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
 
 
 def children(process: psutil.Process) -> list[psutil.Process]:

@@ -1,4 +1,4 @@
-"""One world for all tests of this folder; each leaves it as it was or adds to it."""
+"""A world for the tests of each file of this folder; each test leaves it as it was or adds to it."""
 
 import shutil
 import tempfile
@@ -12,14 +12,12 @@ from resources.settings import Settings
 from tests.pipeline.world import World
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    """The world that the tests of this folder share."""
-    yield from processed_world()
+    """Services and a processed survey for the tests of one file.
 
-
-def processed_world() -> Iterator[World]:
-    """Services of its own (its databases are not shared), the survey processed."""
+    What one file adds would take part in what another counts, and the order of files is nobody's.
+    """
     home = Path(tempfile.mkdtemp(prefix="seechange-world-"))
     environment = {"SEECHANGE_HOME": str(home)}
     settings = Settings.from_environment(environment)

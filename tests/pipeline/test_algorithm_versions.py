@@ -4,7 +4,6 @@ Else old and new products would carry one provenance id. See `tests.pipeline.fin
 """
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -12,17 +11,9 @@ import pytest
 
 from seechange_assets.partitions import Partition
 from sql.models import PRODUCT_ROWS, MasterRow, ReferenceRow
-from tests.pipeline.conftest import processed_world
 from tests.pipeline.fingerprints import Entry, differs, entry_of, fingerprint, judge, read_table, write_table
-from tests.pipeline.world import World
 
 UPDATE = "UPDATE_ALGORITHM_VERSIONS"
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    """One that no other test has added to."""
-    yield from processed_world()
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +14,6 @@ from seechange_assets.errors import InvalidName
 from seechange_assets.partitions import Partition
 from sensors.new_exposures import collect_drop
 from sql.models import ReportRow
-from tests.pipeline.conftest import processed_world
-from tests.pipeline.world import World
-
-
-@pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    """One of its own: the exposures that these tests add would take part in what others count."""
-    yield from processed_world()
 
 
 def copy_of(world, tmp_path, *, date="2026-11-25T04:00:00.000", name="new.fits") -> Path:

@@ -11,6 +11,7 @@ from astropy.table import Table
 from resources.alert_stream import listen
 from seechange_assets import products as p
 from seechange_assets.errors import ProductNotFound
+from seechange_assets.partition import Partition
 from seechange_assets.simulation.judge import judge
 from sql.alerts import OutboxRow
 from sql.models import PRODUCT_ROWS
@@ -64,7 +65,7 @@ def test_reference_epochs_wait_and_say_for_what(world):
     key = world.simulated.keys[world.simulated.references[0]]
     assert world.process(key, "01").success
     report = world.session.store.latest_report(key, "01")
-    waits_for = f"reference/{world.session.registry.get(key).filter}/01"
+    waits_for = f"reference/{world.session.store.row('image', Partition(key, '01')).filter}/01"
     assert (report.step, report.outcome, report.waits_for) == ("diff", "waiting", waits_for)
     assert "itself part of its reference" in report.message
 

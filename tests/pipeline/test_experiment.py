@@ -141,7 +141,9 @@ def test_products_are_lazy_and_read_only(world, experiment, second_key, monkeypa
         survey = Survey.open()
     store, opened = survey._store, []
     load = type(store).load_row
-    monkeypatch.setattr(type(store), "load_row", lambda self, row: opened.append(row.id) or load(self, row))
+    monkeypatch.setattr(
+        type(store), "load_row", lambda self, row, **options: opened.append(row.id) or load(self, row, **options)
+    )
     diff = survey.find("diff", second_key, CCD)
     assert "diff of" in repr(diff)
     assert "<table>" in diff._repr_html_()

@@ -81,7 +81,7 @@ def test_lists_filter_by_time_filter_ccd_seeing_and_depth(survey, exposure):
     (mjd,), (fwhm,), (depth,), (its_filter,) = (mine[c] for c in ("mjd", "fwhm_px", "limiting_magnitude", "filter"))
     cuts = [
         ({"mjd": (mjd - 1e-4, mjd + 1e-4)}, abs(whole["mjd"] - mjd) <= 1e-4),
-        ({"mjd": (mjd + 1e-4, None)}, whole["mjd"] >= mjd + 1e-4),
+        ({"mjd": (None, mjd + 1e-4)}, whole["mjd"] <= mjd + 1e-4),
         ({"filter": its_filter}, whole["filter"] == its_filter),
         ({"ccd": "02"}, whole["ccd"] == "02"),
         ({"max_fwhm_px": fwhm}, whole["fwhm_px"] <= fwhm),

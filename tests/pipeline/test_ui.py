@@ -163,6 +163,7 @@ def preview_is_a_picture(page, world, asset, screenshot):
 
 def check_is_visible(page, world, screenshot):
     page.goto(f"{world.settings.ui_url}/assets/zp?view=checks")
+    page.get_by_text("zero_point_scatter", exact=True).filter(visible=True).first.click()
     page.get_by_text("at most 0.1 mag").filter(visible=True).first.wait_for()
     page.get_by_text("Passed", exact=True).filter(visible=True).first.wait_for()
     page.screenshot(path=screenshot)
