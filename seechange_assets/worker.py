@@ -4,6 +4,7 @@ A worker imports the definitions and the algorithms once, forks, and each child 
 orchestration per run instead of the 3 s that a process of its own costs.
 """
 
+import ctypes
 import functools
 import importlib
 import pkgutil
@@ -33,12 +34,22 @@ def instance() -> dg.DagsterInstance:
 def execute_job(execute_job_args_packed: Any) -> int:
     """Execute one run: the task of `dagster_celery`, which opens the instance anew for each."""
     arguments = unpack_value(execute_job_args_packed, as_type=ExecuteRunArgs)
-    return _execute_run_command_body(
-        instance=instance(),
-        run_id=arguments.run_id,
-        write_stream_fn=lambda _event: None,
-        set_exit_code_on_failure=arguments.set_exit_code_on_failure is not False,
-    )
+    try:
+        return _execute_run_command_body(
+            instance=instance(),
+            run_id=arguments.run_id,
+            write_stream_fn=lambda _event: None,
+            set_exit_code_on_failure=arguments.set_exit_code_on_failure is not False,
+        )
+    finally:
+        give_memory_back()
+
+
+def give_memory_back() -> None:
+    """Return the free pages of the C library's heap to the system, where the library can (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 # Before the fork, so that the children share the pages and never pay for the import.
