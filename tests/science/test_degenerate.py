@@ -142,10 +142,12 @@ def test_time_of_100000_stars(fwhm_px):
     chain(normal, 256)
     # Compiles what only a crowd calls.
     chain(moffat_field(76, SHAPE, stars_per_mpx=11921.0, fwhm_px=fwhm_px).image)
-    usual, (seconds, outcome) = seconds_of_chain(normal)[0], seconds_of_chain(crowd)
+    usual = min(seconds_of_chain(normal)[0] for _ in range(2))
+    seconds, outcome = min(seconds_of_chain(crowd) for _ in range(2))
     show(f"FWHM {fwhm_px}: normal {usual:.2f} s, 100,000 stars {seconds:.2f} s")
     assert outcome == "product"
-    # Twice the 2.5 s of image to zero point leave 2.5 s more for these three steps, which do nearly all the extra work.
+    # The budget of 2.5 s from image to zero point, doubled, leaves 2.5 s more for these three steps. Twice the time
+    # that is really taken holds in the seeing of the survey (below); where stars are 4.4 pixels wide it is three times.
     assert seconds < usual + 2.5
 
 
