@@ -1,4 +1,4 @@
-# make install, then any of: demo test test-slow test-faults lint bench bench-night bench-orchestration docs clean
+# make install, then any of: demo test test-slow test-faults lint bench bench-night bench-orchestration clean
 #   make demo ARGS="--seed 7"        arguments of the demonstration
 #   make test ARGS="-k wcs"          arguments of pytest
 PYTHON ?= python3
@@ -16,7 +16,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 PYTEST := $(BIN)/python -m pytest -q -n $(shell expr $$(nproc) + 1) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-faults lint bench bench-night bench-orchestration docs clean
+.PHONY: help install demo test test-slow test-faults lint bench bench-night bench-orchestration clean
 
 help:
 	@sed -n '1,/^PYTHON/p' Makefile | grep '^#'
@@ -48,20 +48,14 @@ lint: install
 	$(BIN)/lint-imports
 	$(BIN)/python -m mypy
 
-# $(call script,target,file): run a script that may not be written yet, and say so.
-script = @if [ -f $(2) ]; then exec $(BIN)/python $(2) $(ARGS); else echo "make $(1): $(2) is not written yet" >&2; exit 1; fi
-
 bench: install
-	$(call script,bench,benchmarks/bench.py)
+	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 bench-night: install
-	$(call script,bench-night,benchmarks/night.py)
+	$(BIN)/python benchmarks/night.py $(ARGS)
 
 bench-orchestration: install
-	$(call script,bench-orchestration,benchmarks/orchestration.py)
-
-docs: install
-	$(call script,docs,docs/build.py)
+	$(BIN)/python benchmarks/orchestration.py $(ARGS)
 
 # Caches only: products, databases and the virtual environment stay.
 clean:
