@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ from resources.services import broker, postgres
 from resources.services.supervisor import Supervisor
 from resources.settings import Settings, psycopg2_url
 from seechange_assets.errors import ServiceUnavailable
-from tests.kernels import ambiguous_kernels
 
 
 @pytest.fixture(autouse=True)
@@ -24,17 +22,6 @@ def _environment_of_the_project_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> 
     for name in list(os.environ):
         if name.startswith("SEECHANGE_") and name != "SEECHANGE_TEST_DATA":
             monkeypatch.delenv(name)
-
-
-@pytest.fixture(autouse=True)
-def _one_compiled_form_for_each_call() -> Iterator[None]:
-    """What a kernel was compiled for first must not decide about the last digit of what it gives later.
-
-    Numba takes a form it has for arguments that convert to it: one for strided arrays, say, for contiguous ones too.
-    """
-    yield
-    if "numba" in sys.modules:
-        assert not ambiguous_kernels(), "kernels compiled for types that convert to each other: one layout for all"
 
 
 @pytest.fixture

@@ -5,14 +5,13 @@ from itertools import permutations
 from typing import Any
 
 
-def ambiguous_kernels() -> list[str]:
-    """Kernels of the project with two compiled forms of which one takes the arguments of the other."""
+def ambiguous_kernels(module_name: str) -> list[str]:
+    """Kernels of a module with two compiled forms of which one takes the arguments of the other."""
     from numba.core.dispatcher import Dispatcher
     from numba.core.registry import cpu_target
 
     context = cpu_target.typing_context
-    modules = [module for name, module in list(sys.modules.items()) if name.startswith("seechange_assets.")]
-    kernels = {kernel for module in modules for kernel in vars(module).values() if isinstance(kernel, Dispatcher)}
+    kernels = [kernel for kernel in vars(sys.modules[module_name]).values() if isinstance(kernel, Dispatcher)]
     return sorted(
         f"{kernel.py_func.__module__}.{kernel.py_func.__name__}: {one} and {other}"
         for kernel in kernels

@@ -12,7 +12,7 @@ class PsfParameters(Parameters):
     """How the PSF is modelled."""
 
     process: ClassVar[str] = "psf"
-    algorithm_version: ClassVar[str] = "5"
+    algorithm_version: ClassVar[str] = "6"
     degree: int = Field(3, ge=0, le=3, description="Degree of the variation with position; fewer stars lower it.")
     oversampling: int = Field(0, ge=0, le=4, description="Table entries per pixel; 0 chooses from the seeing.")
     radius_fwhm: float = Field(3.0, ge=1.5, le=8.0, description="Radius of the model [seeing FWHM].")

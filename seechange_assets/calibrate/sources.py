@@ -13,7 +13,7 @@ class SourcesParameters(FieldParameters):
     """How sources are detected and measured, in the two kinds of fields."""
 
     process: ClassVar[str] = "sources"
-    algorithm_version: ClassVar[str] = "6"
+    algorithm_version: ClassVar[str] = "7"
     threshold: float = Field(4.0, ge=1.5, le=100.0, description="S/N of a matched-filtered pixel that makes a source.")
     aperture_radii_fwhm: tuple[float, ...] = Field(
         (1.0, 2.0, 3.0, 5.0), min_length=1, description="Radii of the apertures [seeing FWHM]."

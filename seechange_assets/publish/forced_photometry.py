@@ -25,7 +25,7 @@ class ForcedPhotometryParameters(Parameters):
     """How the flux at a known position is fitted."""
 
     process: ClassVar[str] = "forced_photometry"
-    algorithm_version: ClassVar[str] = "3"
+    algorithm_version: ClassVar[str] = "4"
     stamp_fwhms: float = Field(2.5, ge=1, le=6, description="Half side of the fitted stamp [FWHM].")
     max_masked_fraction: float = Field(
         0.3, ge=0, lt=1, description="No flux where a larger part of the PSF falls on flagged pixels."

@@ -198,8 +198,7 @@ def _information(weight, stamps, low_x, low_y, spans):  # type: ignore[no-untype
     return result
 
 
-# Sums in any order let the processor add several pixels at a time, here and below.
-@numba.njit(cache=True, fastmath={"reassoc", "nsz"})
+@numba.njit(cache=True)
 def core_light(residual, weight, stamp, low_x, low_y, spans):  # type: ignore[no-untyped-def]  # noqa: ANN201
     """Sum of psf * residual / rms² over the usable core."""
     middle = stamp.shape[0] // 2
@@ -215,7 +214,7 @@ def core_light(residual, weight, stamp, low_x, low_y, spans):  # type: ignore[no
     return total
 
 
-@numba.njit(cache=True, fastmath={"reassoc", "nsz"})
+@numba.njit(cache=True)
 def core_information(weight, stamp, low_x, low_y, spans):  # type: ignore[no-untyped-def]  # noqa: ANN201
     """Sum of psf² / rms² over the usable core, and the share of the core's psf² that is usable."""
     middle = stamp.shape[0] // 2
@@ -236,6 +235,7 @@ def core_information(weight, stamp, low_x, low_y, spans):  # type: ignore[no-unt
     return information, usable / whole if whole > 0.0 else 0.0
 
 
+# The order of the sums is the compiler's, which is the same each time only where nothing calls this but Python.
 @numba.njit(cache=True, fastmath={"reassoc", "nsz"})
 def _errors(data, residual, weight, gain, stamps, low_x, low_y, flux, spans):  # type: ignore[no-untyped-def]
     """Rows flux_err, chi2, misfit. Photon noise is that of the model, sources and neighbours."""

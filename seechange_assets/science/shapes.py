@@ -109,8 +109,7 @@ def _windowed(data, rms, masked, x_start, y_start, window, seeing_sigma, gain): 
     return out
 
 
-# Sums in any order let the processor add several pixels at a time.
-@numba.njit(cache=True, fastmath={"reassoc", "nsz"})
+@numba.njit(cache=True)
 def _light_moments(data, x, y, sigma):  # type: ignore[no-untyped-def]
     """Sums under a Gaussian window: I, I dx, I dy, I r²; masked pixels are zero."""
     ny, nx = data.shape

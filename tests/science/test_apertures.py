@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from seechange_assets.science.apertures import aperture_sums, kron_radii
+from tests.kernels import ambiguous_kernels
 
 SHAPE = (200, 240)
 
@@ -58,3 +59,14 @@ def test_nothing_usable_is_not_a_number(planes):
     )
     assert np.isnan(flux).all()
     assert np.isnan(error).all()
+
+
+def test_one_compiled_form_for_every_way_to_call():
+    """What was compiled first must not decide about the last digit: numba uses a strided form for whole arrays too."""
+    data, rms, masked = np.ones((30, 30), np.float32), np.ones((30, 30), np.float32), np.zeros((30, 30), bool)
+    x = np.full(4, 15.0)
+    for part in (3.0, np.full(4, 3.0), np.full(8, 3.0)[::2], np.broadcast_to(3.0, 4)):
+        aperture_sums(data, rms, masked, x, x, (part, part, 0.0), gain=1.0)
+        kron_radii(data, masked, x, x, (np.broadcast_to(part, 4),) * 3, 5.0)
+    aperture_sums(data, rms, masked, x[:1], x[:1], (3.0, 3.0, 0.0), gain=1.0)
+    assert ambiguous_kernels("seechange_assets.science.apertures") == []
