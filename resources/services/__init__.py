@@ -91,7 +91,7 @@ def down(settings: Settings) -> list[str]:
     """Stop every embedded service and every run of this home; return the names of those that were running."""
     with exclusively(settings):
         supervisor = Supervisor(settings.home)
-        supervisor.stop(keeper.NAME)  # first: it would start again what is stopped here
+        keeper.stop(supervisor)  # first: it would start again what is stopped here
         stopped = [name for name in (dagster_ui.NAME, workers.NAME) if supervisor.stop(name)]
         # Runs outlive the code server that launched them; they end while Postgres can still take their last words.
         serving = (broker.find(supervisor), queue.find(supervisor))

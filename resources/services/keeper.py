@@ -25,11 +25,16 @@ def start(settings: Settings, supervisor: Supervisor) -> psutil.Process:
     """Start the keeper of this home, anew: it keeps what the last `up` asked for."""
     from resources.services import dagster_ui
 
-    supervisor.stop(NAME)
+    stop(supervisor)
     environment = dagster_ui.environment(settings)
     return supervisor.start(
         NAME, [sys.executable, "-m", "resources.services"], environment=environment, folder=project_root()
     )
+
+
+def stop(supervisor: Supervisor) -> None:
+    """Stop the keeper of this home alone: the services that it has started again go on."""
+    supervisor.stop(NAME, with_children=False)
 
 
 def keep(settings: Settings, *, period_s: float = _PERIOD_S, rounds: int | None = None) -> None:

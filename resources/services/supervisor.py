@@ -84,11 +84,14 @@ class Supervisor:
         """What the process of that name listens on, as given to `start`."""
         return str(json.loads(self.pid_file(name).read_text())["address"])
 
-    def stop(self, name: str, *, patience_s: float = 20.0) -> bool:
-        """Stop the process of that name and its children; True if it was running."""
+    def stop(self, name: str, *, patience_s: float = 20.0, with_children: bool = True) -> bool:
+        """Stop the process of that name and its children; True if it was running.
+
+        The keeper is stopped without: what it had to start again are services of their own.
+        """
         process = self.find(name)
         if process is not None:
-            family = [process, *children(process)]
+            family = [process, *(children(process) if with_children else ())]
             # Only the leader is told: it stops its children in its own order.
             stop_all([process], patience_s=patience_s)
             stop_all(family, patience_s=patience_s)

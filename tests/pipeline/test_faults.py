@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from resources import services
 from resources.archive import TEMPORARY_PREFIX
 from resources.database import Database
-from resources.services import postgres, queue, workers
+from resources.services import keeper, postgres, queue, workers
 from resources.services.supervisor import Supervisor
 from resources.settings import Settings
 from seechange_assets.errors import ServiceUnavailable
@@ -46,9 +46,10 @@ class SmallDisk:
         self.is_mounted = subprocess.run(mount, check=False, capture_output=True).returncode == 0
 
     def fill(self, leave_bytes: int) -> None:
-        n_bytes = shutil.disk_usage(self.folder).free - leave_bytes
-        with self._filler.open("wb") as stream:
-            os.posix_fallocate(stream.fileno(), 0, n_bytes)
+        with self._filler.open("ab") as stream:
+            while (n_bytes := shutil.disk_usage(self.folder).free - leave_bytes) > 0:
+                with suppress(OSError):  # somebody else has just taken some of it
+                    os.posix_fallocate(stream.fileno(), os.fstat(stream.fileno()).st_size, n_bytes)
 
     def make_room(self) -> None:
         self._filler.unlink(missing_ok=True)
@@ -73,8 +74,8 @@ class LiveWorld(World):
         return [self.simulated.keys[file] for file in files]
 
     def is_whole(self) -> bool:
-        """Whether every service is up."""
-        return all(service.is_up for service in services.status(self.settings))
+        """Whether every service is up and nothing is wrong with any."""
+        return all(service.state == "running" for service in services.status(self.settings))
 
     def next_exposure(self) -> str:
         """Let the next science exposure arrive."""
@@ -250,7 +251,8 @@ def test_a_disk_that_fills_up_and_gets_room_again(live, disk):
 
 def test_exposures_that_arrive_while_the_daemon_is_down(live):
     """None is forgotten, none is registered or requested twice."""
-    live.supervisor.stop("keeper")
+    live.wait(live.is_whole, "all services")
+    keeper.stop(live.supervisor)
     kill_daemon(live)
     exposures = [live.next_exposure() for _ in range(10)]
     time.sleep(5)
