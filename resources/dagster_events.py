@@ -7,8 +7,7 @@ that do not exist any more. A run here is 14 short steps with ten events each, s
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from operator import itemgetter
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import sqlalchemy as sa
@@ -30,6 +29,8 @@ HELD = frozenset({
 })  # fmt: skip
 #: A partition that was there is taken to be there for so long [s]; about so many are remembered.
 _PARTITION_STAYS_S, _MAX_PARTITIONS = 10.0, 1000
+#: What is wrong with an event itself: sent again it would be refused again, and with it all that is told after it.
+_REFUSED = (sa.exc.DataError, sa.exc.IntegrityError)
 _RETURN_IDS = sa.insert(SqlEventLogStorageTable).returning(SqlEventLogStorageTable.c.id, sort_by_parameter_order=True)
 
 
@@ -101,30 +102,65 @@ class StepwiseEventLog(PostgresEventLogStorage):
         self._store_held()
         return super()._connect()
 
+    def index_connection(self) -> AbstractContextManager[sa.Connection]:
+        """A connection; while events are being stored the one of their transaction, so that all is written or nothing."""
+        open_one = getattr(self._own, "connection", None)
+        return nullcontext(open_one) if open_one is not None else super().index_connection()
+
+    def store_together(self, events: Sequence[EventLogEntry]) -> list[int]:
+        """Store many events in one transaction, thousands in a second. Returns their ids in the log."""
+        self._store_held()
+        return self._insert(events) if events else []
+
     def _store_held(self) -> None:
-        events = list(self._held)
-        if not events:
+        if not self._held:
             return
-        self._held.clear()
-        try:
-            ids = self._insert(events)
-        except sa.exc.OperationalError:  # the server is away: they are told when it is back
-            self._held[:0] = events
-            raise
-        for event, event_id in zip(events, ids, strict=True):
-            if event.is_dagster_event and event.dagster_event_type in ASSET_CHECK_EVENTS:
-                self.store_asset_check_event(event, event_id)
+        batches, refused = [self._held], None
+        self._own.held = []  # what is asked for on the way must not begin to store them too
+        while batches:
+            try:
+                self._insert(batches[0])
+            except BaseException as error:
+                if not _is_refused(error):  # nothing of them is written: they are told when the server is back
+                    self._own.held = [event for batch in batches for event in batch]
+                    raise
+                if len(batches[0]) > 1:
+                    batches[1:1] = [[event] for event in batches[0]]
+                else:
+                    refused = refused or error
+            batches.pop(0)
+        if refused is not None:
+            raise refused
 
     def _insert(self, events: Sequence[EventLogEntry]) -> list[int]:
         with self.index_transaction() as connection:
-            rows = [self._event_to_row(event) for event in events]
-            ids = list(connection.scalars(_RETURN_IDS, rows))
-            told = [(_asset(event), event, event_id) for event, event_id in zip(events, ids, strict=True)]
-            # In one order for all: two submitters that lock the rows of assets must not wait for each other.
-            for _, event, event_id in sorted((one for one in told if one[0]), key=itemgetter(0)):
-                self._store_asset_event_tags(connection, [event], [event_id])
-                self._store_asset_event(connection, event, event_id)
+            self._own.connection = connection
+            try:
+                return self._insert_within(connection, events)
+            finally:
+                self._own.connection = None
+
+    def _insert_within(self, connection: sa.Connection, events: Sequence[EventLogEntry]) -> list[int]:
+        ids = list(connection.scalars(_RETURN_IDS, [self._event_to_row(event) for event in events]))
+        of_assets = [told for told in zip(events, ids, strict=True) if _asset(told[0])]
+        self._store_asset_event_tags(connection, [event for event, _ in of_assets], [i for _, i in of_assets])
+        newest: dict[tuple[str, str], tuple[EventLogEntry, int]] = {}
+        for event, event_id in of_assets:  # the newest of its kind says all that the table of assets keeps
+            newest[_asset(event), event.get_dagster_event().event_type_value] = event, event_id
+        # In one order for all: two submitters that lock the rows of assets must not wait for each other.
+        for _, (event, event_id) in sorted(newest.items(), key=lambda item: (item[0][0], item[1][1])):
+            self._store_asset_event(connection, event, event_id)
+        for event, event_id in zip(events, ids, strict=True):
+            if event.is_dagster_event and event.dagster_event_type in ASSET_CHECK_EVENTS:
+                self.store_asset_check_event(event, event_id)
         return ids
+
+
+def _is_refused(error: BaseException) -> bool:
+    """Whether an event is at fault; anything else (no server, no connection left, an interrupt) passes."""
+    if isinstance(error, sa.exc.SQLAlchemyError):
+        return isinstance(error, _REFUSED)
+    return isinstance(error, Exception) and not isinstance(error, OSError)
 
 
 def _asset(event: EventLogEntry) -> str:

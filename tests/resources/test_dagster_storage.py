@@ -6,6 +6,7 @@ import dagster as dg
 import pytest
 import sqlalchemy
 import yaml
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
 from dagster._core.events import DagsterEvent, StepSuccessData
 
 from resources.dagster_events import NOISE
@@ -102,18 +103,94 @@ def test_a_reported_materialization_is_stored_at_once(instance):
     assert not instance._event_storage._held
 
 
-def test_held_events_outlive_a_server_that_is_away(instance, monkeypatch):
+def failing(storage, monkeypatch, *errors):
+    """Let the next insertions fail with these errors, inside their transaction and after all was written."""
+    insert, left = storage._insert_within, list(errors)
+
+    def fail(connection, events):
+        ids = insert(connection, events)
+        if left:
+            raise left.pop(0)
+        return ids
+
+    monkeypatch.setattr(storage, "_insert_within", fail)
+
+
+def a_run(instance, *assets):
+    return instance.create_run_for_job(dg.Definitions(assets=list(assets)).resolve_implicit_global_asset_job_def())
+
+
+def step_success(run):
+    return DagsterEvent("STEP_SUCCESS", run.job_name, step_key="number", event_specific_data=StepSuccessData(1.0))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        sqlalchemy.exc.OperationalError("insert", {}, Exception("server closed the connection")),
+        sqlalchemy.exc.InterfaceError("insert", {}, Exception("connection already closed")),
+        sqlalchemy.exc.TimeoutError("QueuePool limit of size 3 overflow 20 reached"),
+        sqlalchemy.exc.InternalError("insert", {}, Exception("current transaction is aborted")),
+        KeyboardInterrupt(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_held_events_outlive_a_server_that_is_away(instance, monkeypatch, error):
     storage = instance._event_storage
-    run = instance.create_run_for_job(dg.Definitions(assets=[number]).resolve_implicit_global_asset_job_def())
-    insert = storage._insert
-    away = sqlalchemy.exc.OperationalError("insert", {}, Exception("server closed the connection"))
-    monkeypatch.setattr(storage, "_insert", lambda _: (_ for _ in ()).throw(away))
-    done = DagsterEvent("STEP_SUCCESS", run.job_name, step_key="number", event_specific_data=StepSuccessData(1.0))
-    instance.report_dagster_event(done, run.run_id)
-    with pytest.raises(sqlalchemy.exc.OperationalError):
+    run = a_run(instance, number)
+    instance.report_dagster_event(step_success(run), run.run_id)
+    failing(storage, monkeypatch, error)
+    with pytest.raises(type(error)):
         stored(instance, run.run_id)
-    monkeypatch.setattr(storage, "_insert", insert)
     assert stored(instance, run.run_id).count(dg.DagsterEventType.STEP_SUCCESS) == 1
+
+
+def test_an_event_that_is_refused_takes_no_other_with_it(instance, monkeypatch):
+    storage, insert = instance._event_storage, instance._event_storage._insert_within
+    run = a_run(instance, number)
+
+    def refuse(connection, events):
+        if any(event.message == "bad" for event in events):
+            raise sqlalchemy.exc.DataError("insert", {}, Exception("invalid byte sequence"))
+        return insert(connection, events)
+
+    monkeypatch.setattr(storage, "_insert_within", refuse)
+    for message in ("good", "bad", "good"):
+        instance.report_dagster_event(step_success(run)._replace(message=message), run.run_id)
+    with pytest.raises(sqlalchemy.exc.DataError):
+        stored(instance, run.run_id)
+    assert stored(instance, run.run_id).count(dg.DagsterEventType.STEP_SUCCESS) == 2
+
+
+def test_checks_are_written_with_their_events_or_not_at_all(instance, monkeypatch):
+    """Two evaluations; the server goes away at the second. Both are there once it is back, once."""
+    storage, run = instance._event_storage, a_run(instance, number)
+    write, calls = storage.store_asset_check_event, []
+
+    def fail_at_the_second(event, event_id):
+        calls.append(event_id)
+        if len(calls) == 2:
+            raise sqlalchemy.exc.InterfaceError("insert", {}, Exception("connection already closed"))
+        write(event, event_id)
+
+    monkeypatch.setattr(storage, "store_asset_check_event", fail_at_the_second)
+    for name in ("first", "second"):
+        evaluation = AssetCheckEvaluation(
+            asset_key=dg.AssetKey("number"),
+            check_name=name,
+            passed=True,
+            metadata={},
+            severity=dg.AssetCheckSeverity.WARN,
+        )
+        told = DagsterEvent("ASSET_CHECK_EVALUATION", run.job_name, step_key="number", event_specific_data=evaluation)
+        instance.report_dagster_event(told, run.run_id)
+    with pytest.raises(sqlalchemy.exc.InterfaceError):
+        stored(instance, run.run_id)
+    with storage.index_connection() as connection:
+        kept = "select check_name from asset_check_executions where run_id = :run order by 1"
+        rows = list(connection.scalars(sqlalchemy.text(kept), {"run": run.run_id}))
+    assert rows == ["first", "second"]
+    assert stored(instance, run.run_id).count(dg.DagsterEventType.ASSET_CHECK_EVALUATION) == 2
 
 
 def test_a_deleted_partition_is_gone_at_once(instance):
