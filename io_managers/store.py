@@ -7,7 +7,7 @@ writes the same bytes to the same place and changes nothing.
 
 import functools
 import uuid
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -24,6 +24,7 @@ from resources.archive import Archive, file_digest
 from resources.database import Database
 from seechange_assets.content import content_hash
 from seechange_assets.errors import ArchiveError, ProductNotFound, ReferenceConflict
+from seechange_assets.files import once_per_file
 from seechange_assets.names import checked_name
 from seechange_assets.partitions import Partition
 from seechange_assets.products import plain
@@ -39,6 +40,8 @@ _SHARED_FOLDERS = {
     "master_fringe": "calibration",
     "reference": "references",
 }
+#: A raw file is read by the runs of all its CCDs.
+_digest_once = once_per_file(file_digest)
 
 
 class ProductStore:
@@ -123,10 +126,10 @@ class ProductStore:
             return read_product(path, without)
 
     @contextmanager
-    def verified_file(self, path: str, sha256: str) -> Iterator[Path]:
+    def verified_file(self, path: str, sha256: str, digest: Callable[[Path], str] = file_digest) -> Iterator[Path]:
         """A file of the archive whose SHA-256 is the one of its row."""
         with self.archive.local_copy(path) as local:
-            if file_digest(local) != sha256:
+            if digest(local) != sha256:
                 raise ArchiveError(f"{path} differs from its row (SHA-256); restore it or make it again")
             yield local
 
@@ -137,7 +140,7 @@ class ProductStore:
             row = session.get(ExposureRow, exposure)
         if row is None:
             raise ProductNotFound(f"exposure {exposure} is not registered; run `seechange ingest`")
-        with self.verified_file(row.filepath, row.sha256) as path:
+        with self.verified_file(row.filepath, row.sha256, digest=_digest_once) as path:
             yield path
 
     def row(self, product: str, partition: Partition) -> ProductRow | None:

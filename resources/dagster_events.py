@@ -15,7 +15,8 @@ from dagster import DagsterEventType as Type
 from dagster import EventLogEntry
 from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
-from dagster_postgres.event_log import PostgresEventLogStorage
+
+from resources.dagster_own_run import OwnRun
 
 #: What the materialization, the start and the end of the step say as well.
 NOISE = frozenset({
@@ -34,7 +35,7 @@ _REFUSED = (sa.exc.DataError, sa.exc.IntegrityError)
 _RETURN_IDS = sa.insert(SqlEventLogStorageTable).returning(SqlEventLogStorageTable.c.id, sort_by_parameter_order=True)
 
 
-class StepwiseEventLog(PostgresEventLogStorage):
+class StepwiseEventLog(OwnRun):
     """Stores the events of a step together when the next step begins or the run ends.
 
     What a thread has not stored yet is stored before it reads. A worker that is killed in between loses the end of
@@ -119,7 +120,8 @@ class StepwiseEventLog(PostgresEventLogStorage):
         self._own.held = []  # what is asked for on the way must not begin to store them too
         while batches:
             try:
-                self._insert(batches[0])
+                for event, event_id in zip(batches[0], self._insert(batches[0]), strict=True):
+                    self.remember(event, event_id)
             except BaseException as error:
                 if not _is_refused(error):  # nothing of them is written: they are told when the server is back
                     self._own.held = [event for batch in batches for event in batch]

@@ -6,25 +6,38 @@ That touches private attributes: `DAGSTER_VERSION` pins the minor version, and a
 """
 
 import os
-import time
 import weakref
+from collections.abc import Callable
 from typing import Any, Self
 
 import sqlalchemy
 from dagster import Field, StringSource
 from dagster._config.config_schema import UserConfigSchema
 from dagster._serdes import ConfigurableClassData
+from dagster_postgres.run_storage import PostgresRunStorage
 from dagster_postgres.storage import DagsterPostgresStorage
 
 from resources import services
 from resources.dagster_events import StepwiseEventLog
+from resources.postgres_pool import check_after_a_pause
 from resources.settings import Settings
 
 DAGSTER_VERSION = "1.13"
 # The three storages of a process share them; threads of the web server may take more for a moment.
 POOL = {"pool_size": 3, "max_overflow": 20, "pool_use_lifo": True}
-#: A connection that was used so recently is taken to be alive [s].
-_FRESH_S = 1.0
+
+
+def _once(question: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """A question about the schema that is not asked again once the answer was yes."""
+    name = question.__name__
+
+    def ask(self: Any) -> bool:
+        known: set[str] = self.__dict__.setdefault("_known", set())
+        if name not in known and question(self):
+            known.add(name)
+        return name in known
+
+    return ask
 
 
 class SeeChangeDagsterStorage(DagsterPostgresStorage):
@@ -40,6 +53,7 @@ class SeeChangeDagsterStorage(DagsterPostgresStorage):
     def __init__(self, home: str | None = None, inst_data: ConfigurableClassData | None = None) -> None:
         url = dagster_url(home)
         super().__init__(url, should_autocreate_tables=True, inst_data=inst_data)
+        self._run_storage = RunStorage(url, should_autocreate_tables=False)
         self._event_log_storage = StepwiseEventLog(url, should_autocreate_tables=False)
         engine = pooled_engine(url)
         for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
@@ -66,8 +80,7 @@ def dagster_url(home: str | None = None) -> str:
 def pooled_engine(url: str) -> sqlalchemy.Engine:
     """An engine that keeps a connection open, and gives a forked child (a Celery worker) its own."""
     engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT", **POOL)
-    sqlalchemy.event.listen(engine, "checkin", _note_the_time)
-    sqlalchemy.event.listen(engine, "checkout", _ping_unless_fresh)
+    check_after_a_pause(engine)
     reference = weakref.ref(engine)
 
     def forget_connections_of_parent() -> None:
@@ -78,16 +91,11 @@ def pooled_engine(url: str) -> sqlalchemy.Engine:
     return engine
 
 
-def _note_the_time(_: Any, record: sqlalchemy.pool.ConnectionPoolEntry) -> None:
-    record.info["used_at"] = time.monotonic()
+class RunStorage(PostgresRunStorage):
+    """Runs, without asking for the columns of its tables again and again: they stay while a process lives."""
 
-
-def _ping_unless_fresh(connection: Any, record: sqlalchemy.pool.ConnectionPoolEntry, _: Any) -> None:
-    """As ``pool_pre_ping``, which doubles the number of round trips, but only after a pause."""
-    if time.monotonic() - record.info.get("used_at", 0.0) < _FRESH_S:
-        return
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute("select 1")
-    except connection.Error as error:
-        raise sqlalchemy.exc.DisconnectionError from error  # the pool opens another
+    has_run_stats_index_cols = _once(PostgresRunStorage.has_run_stats_index_cols)
+    has_bulk_actions_selector_cols = _once(PostgresRunStorage.has_bulk_actions_selector_cols)
+    has_backfill_id_column = _once(PostgresRunStorage.has_backfill_id_column)
+    has_bulk_action_job_name_column = _once(PostgresRunStorage.has_bulk_action_job_name_column)
+    has_backfill_tags_table = _once(PostgresRunStorage.has_backfill_tags_table)

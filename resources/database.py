@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from resources.postgres_pool import check_after_a_pause
 from seechange_assets.errors import ServiceUnavailable, StorageFull
 
 #: SQLSTATE ``disk_full``.
@@ -37,7 +38,9 @@ class Database:
     def engine(self) -> sa.Engine:
         """Pooled engine; a stale connection is replaced before use."""
         url = self._url if isinstance(self._url, str) else self._url()
-        return sa.create_engine(url, pool_size=2, max_overflow=8, pool_pre_ping=True)
+        engine = sa.create_engine(url, pool_size=2, max_overflow=8, pool_use_lifo=True)
+        check_after_a_pause(engine)
+        return engine
 
     @contextmanager
     def session(self) -> Iterator[Session]:

@@ -5,6 +5,7 @@ A product of an exposure is made of those of the same exposure and CCD whose rec
 a difference its reference. So any number of versions are told apart, and nothing is written twice.
 """
 
+import functools
 import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -67,23 +68,30 @@ def refresh(session: Session, product: str, ids: Iterable[uuid.UUID], upstreams:
     ----------
     upstreams : names of the processes that feed `product`, if known.
     """
-    table, ids = PRODUCT_ROWS[product], list(ids)
     if upstreams is None:
         upstreams = [up for up, down in _feeds(session) if down == product]
+    statement, listed, n_changed = _refresh_statement(product, tuple(upstreams)), list(ids), 0
+    for start in range(0, len(listed), _CHUNK):
+        chunk = {"ids": listed[start : start + _CHUNK]}
+        n_changed += session.execute(statement, chunk, execution_options=_IN_DATABASE).rowcount  # type: ignore[attr-defined]
+    return n_changed
+
+
+@functools.cache
+def _refresh_statement(product: str, upstreams: tuple[str, ...]) -> Any:
+    """Of these rows (parameter ``ids``), what is inherited; built once, as every product that is saved needs it."""
+    table = PRODUCT_ROWS[product]
     parents = [_flags_of_parents(upstream, product) for upstream in upstreams if _can_feed(upstream, product)]
     inherited: Any = sa.literal(0, sa.BigInteger)
     for parent in parents:
         inherited = inherited.op("|")(parent)
-    n_changed = 0
-    for start in range(0, len(ids), _CHUNK):
-        told = sa.select(table.id, inherited.label("flags")).where(_one_of(table.id, ids[start : start + _CHUNK]))
-        new = told.cte("new").prefix_with("MATERIALIZED")  # what is compared is written, and looked up once
-        total = table.own_bitflag.op("|")(new.c.flags)
-        changed = sa.or_(table.upstream_bitflag != new.c.flags, table.bitflag != total)
-        statement = sa.update(table).where(table.id == new.c.id, changed)
-        statement = statement.values(upstream_bitflag=new.c.flags, bitflag=total)
-        n_changed += session.execute(statement, execution_options=_IN_DATABASE).rowcount  # type: ignore[attr-defined]
-    return n_changed
+    wanted = table.id == sa.any_(sa.cast(sa.bindparam("ids"), ARRAY(table.id.type)))
+    told = sa.select(table.id, inherited.label("flags")).where(wanted)
+    new = told.cte("new").prefix_with("MATERIALIZED")  # what is compared is written, and looked up once
+    total = table.own_bitflag.op("|")(new.c.flags)
+    changed = sa.or_(table.upstream_bitflag != new.c.flags, table.bitflag != total)
+    statement = sa.update(table).where(table.id == new.c.id, changed)
+    return statement.values(upstream_bitflag=new.c.flags, bitflag=total)
 
 
 def inherit_more(session: Session, product: str, ids: Iterable[uuid.UUID], flags: int) -> int:

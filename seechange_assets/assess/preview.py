@@ -192,5 +192,5 @@ def _encode(grey: Grey) -> bytes:
     greys = [round(255 * i / (N_GREYS - 1)) for i in range(N_GREYS)]
     picture.putpalette([value for level in greys for value in (level, level, level)] + list(NO_DATA_RGB))
     stream = io.BytesIO()
-    picture.save(stream, "PNG", bits=4, optimize=True)
+    picture.save(stream, "PNG", bits=4)
     return stream.getvalue()

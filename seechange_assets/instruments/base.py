@@ -5,8 +5,10 @@ reads a raw file (or a calibrated one) and turns the header into `ExposureInfo`.
 Nothing here touches Dagster, the database or the environment.
 """
 
+import functools
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seechange_assets.errors import ParameterError
+from seechange_assets.files import once_per_file
 from seechange_assets.products import ExposureInfo, FlagImage, FloatImage, ImageInfo, plain
 
 _REGISTRY: dict[str, type["Instrument"]] = {}
@@ -76,6 +79,11 @@ class Instrument(ABC):
         super().__init_subclass__(**kwargs)
         if cls.name:
             _REGISTRY[cls.name] = cls
+
+    @functools.cached_property
+    def exposure_of(self) -> Callable[[Path], ExposureInfo]:
+        """`read_exposure`, which reads the headers of all CCDs, once for a file."""
+        return once_per_file(self.read_exposure)
 
     @abstractmethod
     def read_exposure(self, path: Path) -> ExposureInfo:

@@ -103,10 +103,10 @@ class DECam(Instrument):
 
     def read_ccd(self, path: Path, ccd: str) -> RawCcd:
         """See `Instrument.read_ccd`; a community-pipeline image comes with the mask and weight beside it."""
-        exposure = self.read_exposure(path)
+        exposure = self.exposure_of(path)
         if ccd not in exposure.filters:
             raise BadExposure(f"{path}: holds no CCD {ccd!r}, only {', '.join(exposure.filters)}")
-        with open_fits(path) as hdus:
+        with open_fits(path, is_checked=True) as hdus:
             keywords = Keywords(path, ccd, hdus[ccd].header, hdus[0].header)
             data = read_pixels(path, hdus, ccd)
             guess = wcs_text(hdus[ccd].header) if exposure.kind == "science" else ""

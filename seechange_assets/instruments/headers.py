@@ -99,8 +99,10 @@ def section_slices(section: str) -> tuple[slice, slice]:
 
 
 @contextmanager
-def open_fits(path: Path) -> Iterator["HDUList"]:
+def open_fits(path: Path, *, is_checked: bool = False) -> Iterator["HDUList"]:
     """Open a FITS file with every header read and its size checked against what they promise.
+
+    Where that has been done before (`is_checked`), headers are read as they are needed.
 
     Raises
     ------
@@ -113,8 +115,9 @@ def open_fits(path: Path) -> Iterator["HDUList"]:
     with warnings.catch_warnings(), ExitStack() as stack:
         warnings.simplefilter("ignore", AstropyUserWarning)
         try:
-            hdus = stack.enter_context(fits.open(path, memmap=False, lazy_load_hdus=False))
-            _check_structure(path, hdus)
+            hdus = stack.enter_context(fits.open(path, memmap=False, lazy_load_hdus=is_checked))
+            if not is_checked:
+                _check_structure(path, hdus)
         except FileNotFoundError as error:
             raise BadExposure(f"{path}: no such file") from error
         except (*_CORRUPT, fits.VerifyError) as error:

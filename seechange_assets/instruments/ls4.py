@@ -143,10 +143,10 @@ class Ls4(Instrument):
 
     def read_ccd(self, path: Path, ccd: str) -> RawCcd:
         """See `Instrument.read_ccd`."""
-        exposure = self.read_exposure(path)
+        exposure = self.exposure_of(path)
         if ccd not in exposure.filters:
             raise BadExposure(f"{path}: holds no CCD {ccd!r}, only {', '.join(exposure.filters)}")
-        with open_fits(path) as hdus:
+        with open_fits(path, is_checked=True) as hdus:
             header = hdus[f"CCD{ccd}"].header
             data = read_pixels(path, hdus, f"CCD{ccd}")
             amplifiers = self._read_amplifiers(Keywords(path, f"CCD{ccd}", header, hdus[0].header))
