@@ -58,14 +58,14 @@ class OwnRun(PostgresEventLogStorage):
     ) -> Mapping[str, Mapping[str, str]]:
         """Tags of the newest materializations by partition; of what the run in hand has made, its own."""
         own = self._made.get(asset_key)
-        materialization = own.event_log_entry.asset_materialization if own is not None else None
-        is_own = materialization is not None and list(asset_partitions or ()) == [materialization.partition]
-        if not is_own or event_type is not Type.ASSET_MATERIALIZATION or before_cursor or after_cursor:
+        made = own.event_log_entry.asset_materialization if own is not None else None
+        is_asked = event_type is Type.ASSET_MATERIALIZATION and not before_cursor and not after_cursor
+        if made is None or not is_asked or list(asset_partitions or ()) != [made.partition]:
             return super().get_latest_tags_by_partition(
                 asset_key, event_type, tag_keys, asset_partitions, before_cursor, after_cursor
             )
-        tags = {key: value for key, value in (materialization.tags or {}).items() if key in tag_keys}
-        return {str(materialization.partition): tags} if tags else {}
+        tags = {key: value for key, value in (made.tags or {}).items() if key in tag_keys}
+        return {str(made.partition): tags} if tags else {}
 
     def wipe_asset(self, asset_key: AssetKey) -> None:
         """Forget everything of an asset."""
