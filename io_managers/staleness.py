@@ -108,7 +108,7 @@ class Staleness:
             found += [(asset, asset, old, "", count) for old, count in self._session.execute(query)]
         stopped = self._stopped()
         for asset in self._named(stopped.assets(), assets):
-            counts = stopped.counts(asset, self._others.get(asset, []), _keys(night))
+            counts = stopped.counts(asset, _keys(night))
             found += [(asset, step, old, f"{step} {outcome}", count) for step, old, outcome, count in counts]
         explain = self._explainer({old for _, _, old, _, _ in found})
         rank = {name: number for number, name in enumerate(self._recipes)}

@@ -1,18 +1,19 @@
-"""Steps that made nothing under an earlier recipe: they failed, or wait, and only their reports say so.
+"""Steps that never made anything: they failed, or wait, under an earlier recipe, and only their reports say so.
 
 No row of a product tells of them, so a comparison of products would pass them by: a CCD whose PSF failed has no PSF
-that could be stale. What is to be made again of such a CCD is the step and all that is made from it.
+that could be stale. What is to be made again of such a CCD is the step and all that is made from it, of which there
+is nothing either. Where a version of the step's product exists, its row says what is stale.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from io_managers.references import in_current_set
+from io_managers.reference_sets import in_current_set
 from seechange_assets.provenance import REFERENCE, Recipes
-from sql.models import PRODUCT_ROWS, ReferenceRow, ReportRow
+from sql.models import PRODUCT_ROWS, MasterRow, ReferenceRow, ReportRow
 
 #: Assets whose partition is no exposure.
 SHARED = ("master_bias", "master_dark", "master_flat", "master_fringe", REFERENCE)
@@ -31,9 +32,9 @@ class StoppedSteps:
 
     def __init__(self, session: Session, recipes: Recipes, old_ids: Collection[str], *, failed: bool = False) -> None:
         self._session, self._recipes = session, recipes
-        old = sa.and_(ReportRow.outcome.in_(("failed", "waiting")), ReportRow.provenance_id.in_(old_ids))
-        now = sa.and_(ReportRow.outcome == "failed", ReportRow.provenance_id.in_([r.id for r in recipes.values()]))
-        self._wanted = sa.or_(old, now) if failed else old
+        self._old = sa.and_(ReportRow.outcome.in_(("failed", "waiting")), ReportRow.provenance_id.in_(old_ids))
+        now = [recipe.id for recipe in recipes.values()]
+        self._now = sa.and_(ReportRow.outcome == "failed", ReportRow.provenance_id.in_(now)) if failed else sa.false()
         self._steps = self._collected()
 
     def assets(self) -> list[str]:
@@ -41,28 +42,22 @@ class StoppedSteps:
         found = {name for step in self._steps for name in self._made_after(step)}
         return [name for name in self._recipes if name in found]
 
-    def counts(self, asset: str, others: Sequence[str], night: sa.Select | None) -> list[tuple[str, str, str, int]]:
-        """(step, its old recipe, outcome, number) of partitions that have no row of the asset and lack it for a step.
+    def counts(self, asset: str, night: sa.Select | None) -> list[tuple[str, str, str, int]]:
+        """(step, its old recipe, outcome, number) of the partitions that lack an asset for a step that stopped.
 
         Parameters
         ----------
-        others : recipes of the asset whose rows count as its own; those partitions are told of by their rows.
         night : keys of the exposures that count; all if None.
         """
         steps = [step for step in self._steps if asset in self._made_after(step)]
-        if not steps:
-            return []
         query = sa.select(_STOPPED).where(_STOPPED.c.step.in_(steps))
         if len(steps) > 1:  # the first step that stopped is the one to name
             rank = sa.func.array_position(sa.cast(steps, sa.ARRAY(sa.Text)), sa.cast(_STOPPED.c.step, sa.Text))
             query = query.distinct(_STOPPED.c.partition, _STOPPED.c.ccd)
             query = query.order_by(_STOPPED.c.partition, _STOPPED.c.ccd, rank)
-        table, first = PRODUCT_ROWS[asset], _of(query, night).subquery()
-        told = sa.select(first.c.step, first.c.provenance_id, first.c.outcome)
-        if others:
-            same = (table.partition == first.c.partition, table.ccd == first.c.ccd)
-            told = told.where(~sa.exists().where(*same, table.provenance_id.in_(others)))
-        counted = told.add_columns(sa.func.count()).group_by(*told.selected_columns)
+        first = _of(query, night).subquery()
+        told = (first.c.step, first.c.provenance_id, first.c.outcome)
+        counted = sa.select(*told, sa.func.count()).group_by(*told)
         return [(step, old, outcome, count) for step, old, outcome, count in self._session.execute(counted)]
 
     def partitions(self, night: sa.Select | None) -> list[tuple[tuple[str, ...], list[tuple[str, str]]]]:
@@ -75,34 +70,21 @@ class StoppedSteps:
 
     def _collected(self) -> list[str]:
         """Steps that stopped anywhere, in the order of the pipeline; their reports are in the temporary table."""
-        steps = set(self._session.scalars(sa.select(ReportRow.step).where(self._wanted).distinct()))
+        steps = set(self._session.scalars(sa.select(ReportRow.step).where(sa.or_(self._old, self._now)).distinct()))
         steps &= self._recipes.keys() & PRODUCT_ROWS.keys()
         if not steps:
             return []
         names = [column.name for column in _STOPPED.c]
-        columns = [getattr(ReportRow, name) for name in names]
+        reports = sa.select(*(getattr(ReportRow, name) for name in names))
         listed = f"select {', '.join(names)} from reports where false"  # noqa: S608 (names of ours)
         self._session.execute(sa.text("drop table if exists pg_temp.stopped"))
         self._session.execute(sa.text(f"create temporary table stopped on commit drop as {listed}"))
-        for step in sorted(steps):
-            query = sa.select(*columns).where(self._wanted, *self._stopped_at(step))
+        of_old = [reports.where(self._old, *_without_product(step, self._recipes)) for step in sorted(steps)]
+        for query in (*of_old, reports.where(self._now, ReportRow.step.in_(steps))):
             self._session.execute(sa.insert(_STOPPED).from_select(names, query))
         self._session.execute(sa.text("analyze stopped"))
         left = set(self._session.scalars(sa.select(_STOPPED.c.step).distinct()))
         return [name for name in self._recipes if name in left]
-
-    def _stopped_at(self, step: str) -> list[Any]:
-        """Reports of a step that nothing has taken care of since."""
-        table, report = PRODUCT_ROWS[step], ReportRow
-        made = sa.exists().where(
-            table.partition == report.partition, table.ccd == report.ccd,
-            table.provenance_id == self._recipes[step].id, report.provenance_id != self._recipes[step].id,
-        )  # fmt: skip
-        conditions = [report.step == step, ~made]
-        if step == "diff":
-            place = sa.tuple_(report.partition, report.ccd)
-            conditions.append(sa.or_(report.outcome != "waiting", place.not_in(_finished(self._recipes))))
-        return conditions
 
     def _made_after(self, step: str) -> tuple[str, ...]:
         """The step and all of the same partition that is made from it."""
@@ -111,14 +93,27 @@ class StoppedSteps:
         return (step, *(name for name in self._recipes.descendants(step) if name in PRODUCT_ROWS.keys() - set(SHARED)))
 
 
+def _without_product(step: str, recipes: Recipes) -> list[Any]:
+    """Reports of a step that no row says anything of, and that are not the last word."""
+    table, report = PRODUCT_ROWS[step], ReportRow
+    made = sa.exists().where(table.partition == report.partition, table.ccd == report.ccd)
+    if issubclass(table, MasterRow):  # all kinds share a table
+        made = made.where(table.kind == step.removeprefix("master_"))
+    conditions = [report.step == step, ~made]
+    if step == "diff":
+        place = sa.tuple_(report.partition, report.ccd)
+        conditions.append(sa.or_(report.outcome != "waiting", place.not_in(_finished(recipes))))
+    return conditions
+
+
 def _finished(recipes: Recipes) -> sa.Select:
     """(partition, ccd) of images that wait for ever: they are part of every reference of their field and filter."""
     r = ReferenceRow
     in_use = sa.and_(in_current_set(recipes), r.bitflag == 0)
     member = sa.func.jsonb_array_elements_text(r.members).label("member")
     members = sa.select(r.ccd, r.field, r.filter, member).where(in_use).subquery()
-    total = sa.select(r.ccd, r.field, r.filter, sa.func.count().label("n")).where(in_use)
-    total = total.group_by(r.ccd, r.field, r.filter).subquery()
+    counted = sa.select(r.ccd, r.field, r.filter, sa.func.count().label("n")).where(in_use)
+    total = counted.group_by(r.ccd, r.field, r.filter).subquery()
     same_place = [members.c[name] == total.c[name] for name in ("ccd", "field", "filter")]
     query = sa.select(members.c.member, members.c.ccd).join(total, sa.and_(*same_place))
     query = query.group_by(members.c.member, members.c.ccd, members.c.field, members.c.filter, total.c.n)
