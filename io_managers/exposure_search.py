@@ -45,8 +45,8 @@ def _can_be(state: str) -> sa.ColumnElement[bool]:
     n_ccds = sa.select(sa.func.count()).select_from(sa.func.jsonb_object_keys(ExposureRow.filters).alias())
     n_made = sa.func.count(AlertSetRow.ccd.distinct())
     told = sa.select(AlertSetRow.partition, n_made.label("n")).group_by(AlertSetRow.partition).subquery()
-    whole = sa.select(sa.tuple_(told.c.partition, told.c.n))
-    is_whole = sa.tuple_(key, n_ccds.correlate(ExposureRow).scalar_subquery()).in_(whole)
+    n_all = n_ccds.correlate(ExposureRow).scalar_subquery()
+    is_whole = sa.tuple_(key, n_all).in_(sa.select(told.c.partition, told.c.n))
     return sa.or_(~is_whole, key.in_(_with_reports("failed", "waiting")))
 
 
