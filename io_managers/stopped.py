@@ -17,12 +17,12 @@ from sql.models import PRODUCT_ROWS, MasterRow, ReferenceRow, ReportRow
 
 #: Assets whose partition is no exposure.
 SHARED = ("master_bias", "master_dark", "master_flat", "master_fringe", REFERENCE)
-#: Of the transaction: read once from the reports, and compared with the rows of every asset after it.
+#: Temporary, of the transaction: what is asked several times is looked for once.
 _STOPPED = sa.table("stopped", *(sa.column(name) for name in ("partition", "ccd", "step", "provenance_id", "outcome")))
 
 
 class StoppedSteps:
-    """Newest attempts that ended without a product, by earlier recipes than those in force.
+    """Newest attempts of steps without any product, by earlier recipes than those in force.
 
     Parameters
     ----------
