@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from io_managers.fits_codec import write_product
+from io_managers.reference_sets import EXTERNAL as PROVENANCE
 from io_managers.rows import inputs, row_columns, summary
 from io_managers.store import upsert
 from seechange_assets.content import content_hash
@@ -15,15 +16,11 @@ from seechange_assets.instruments.base import Instrument
 from seechange_assets.names import checked_name
 from seechange_assets.partitions import Partition
 from seechange_assets.products import Reference
-from seechange_assets.provenance import Provenance
 from sql.base import deterministic_id
 from sql.models import ProvenanceRow, ReferenceRow
 
 if TYPE_CHECKING:
     from io_managers.references import ReferenceStore
-
-#: The recipe of references that were not made here.
-PROVENANCE = Provenance("external_reference", "1", {}, ())
 
 
 def register_reference(store: "ReferenceStore", instrument: Instrument, reference: Reference) -> tuple[str, Partition]:

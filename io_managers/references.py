@@ -15,7 +15,7 @@ from typing import Any, overload
 
 import sqlalchemy as sa
 
-from io_managers.external_references import PROVENANCE as EXTERNAL
+from io_managers.reference_sets import in_current_set
 from io_managers.store import ProductStore
 from seechange_assets.content import content_hash
 from seechange_assets.errors import ReferenceConflict, ReferenceNotFound
@@ -247,14 +247,6 @@ class ReferenceStore(ProductStore):
             self._reference = None  # first, so that there are never two in memory
             self._reference = (row_id, self.load_row(row))
         return self._reference[1]
-
-
-def in_current_set(recipes: Any) -> sa.ColumnElement[bool]:
-    """SQL condition: made under the current recipe, or registered from outside under the name of its set."""
-    outside = sa.and_(
-        ReferenceRow.provenance_id == EXTERNAL.id, ReferenceRow.name == recipes.parameters("reference").name
-    )
-    return sa.or_(ReferenceRow.provenance_id == recipes["reference"].id, outside)
 
 
 def base_key(key: str) -> str:

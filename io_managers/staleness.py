@@ -1,5 +1,7 @@
 """What is stale, from our own rows: a partition whose product exists, but not under the current recipe.
 
+So is what an earlier recipe failed to make, or waited for something with (`io_managers.stopped`).
+
 Ids chain, so a change of one recipe gives every descendant another id, and plain comparison of ids finds exactly the
 changed processes and all that is made from them. The reason is found by comparing the old and the new recipe.
 """
@@ -13,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, aliased
 
 from io_managers.recipes import Change, changes_between, stored
+from io_managers.stopped import SHARED, StoppedSteps
 from seechange_assets.errors import ParameterError
 from seechange_assets.parameters import unknown_name
 from seechange_assets.partition import CALIBRATION, EXPOSURE, FIELD_FILTER, Partition
@@ -22,19 +25,22 @@ from sql.models import PRODUCT_ROWS, ExposureRow, ProvenanceRow, ProvenanceUpstr
 
 #: Dimensions of the partitions that anything can be stale in.
 DIMENSIONS = (EXPOSURE, CALIBRATION, FIELD_FILTER)
-#: Assets whose partition is no exposure.
-SHARED = ("master_bias", "master_dark", "master_flat", "master_fringe", "reference")
 
 
 @dataclass(frozen=True, slots=True)
 class StaleGroup:
-    """Partitions of one asset that were made by the same old recipe."""
+    """Partitions of one asset that were made by the same old recipe.
+
+    Where ``stopped`` says that a step failed or waited (``psf failed``), nothing was made: ``old`` is the recipe of
+    that step then, and the changes are those of the step.
+    """
 
     asset: str
     old: str
     new: str
     n_partitions: int
     changes: tuple[Change, ...]
+    stopped: str = ""
 
     @property
     def reason(self) -> str:
@@ -84,7 +90,8 @@ class Staleness:
         # Whole tables are compared: sorting and hashing in memory, and no time spent on compiling the queries.
         session.execute(sa.text("set local work_mem = '128MB'"))
         session.execute(sa.text("set local jit = off"))
-        self._others = self._other_versions()
+        self._old_ids = self._other_versions()
+        self._others = {process: self._with_rows(process, ids) for process, ids in self._old_ids.items()}
 
     def groups(self, assets: Sequence[str] = (), night: str | None = None) -> list[StaleGroup]:
         """Stale partitions by asset and old recipe, in the order of the pipeline.
@@ -94,21 +101,31 @@ class Staleness:
         ParameterError
             For an unknown asset.
         """
-        found = []
+        found: list[tuple[str, str, str, str, int]] = []  # asset, step it lacks, recipe of that, how it ended, number
         for asset in self._wanted(assets):
             newest = self._stale(asset, night).subquery()
             query = sa.select(newest.c.provenance_id, sa.func.count()).group_by(newest.c.provenance_id)
-            found += [(asset, old, count) for old, count in self._session.execute(query)]
-        explain = self._explainer({old for _, old, _ in found})
+            found += [(asset, asset, old, "", count) for old, count in self._session.execute(query)]
+        stopped = self._stopped()
+        for asset in self._named(stopped.assets(), assets):
+            counts = stopped.counts(asset, _keys(night))
+            found += [(asset, step, old, f"{step} {outcome}", count) for step, old, outcome, count in counts]
+        explain = self._explainer({old for _, _, old, _, _ in found})
+        rank = {name: number for number, name in enumerate(self._recipes)}
         return [
-            StaleGroup(asset, old, self._recipes[asset].id, count, explain(old, self._recipes[asset].id))
-            for asset, old, count in sorted(found, key=lambda item: (list(self._recipes).index(item[0]), item[1]))
+            StaleGroup(asset, old, self._recipes[asset].id, count, explain(old, self._recipes[step].id), ended)
+            for asset, step, old, ended, count in sorted(found, key=lambda item: (rank[item[0]], *item[2:4]))
         ]
 
-    def work(self, assets: Sequence[str] = (), night: str | None = None, limit: int | None = None) -> list[Work]:
-        """Stale assets of each partition, those that others need first, then the newest exposures."""
+    def work(
+        self, assets: Sequence[str] = (), night: str | None = None, limit: int | None = None, *, failed: bool = False
+    ) -> list[Work]:
+        """Stale assets of each partition, those that others need first, then the newest exposures.
+
+        With `failed` also what failed under the recipes in force, and what would have been made from it.
+        """
         stale: dict[tuple[bool, str, str], tuple[str, ...]] = {}
-        for names, partitions in self._stale_lists(assets, night):
+        for names, partitions in (*self._stale_lists(assets, night), *self._stopped_lists(assets, night, failed)):
             is_shared, found = names[0] in SHARED, tuple(names)
             for partition, ccd in partitions:
                 place = (is_shared, partition, ccd)
@@ -123,7 +140,7 @@ class Staleness:
 
         rank = {name: number for number, name in enumerate(self._recipes)}
         # Most partitions are stale in the same assets, and there are 100,000 of them.
-        in_order = {names: tuple(sorted(names, key=rank.__getitem__)) for names in set(stale.values())}
+        in_order = {names: tuple(sorted(set(names), key=rank.__getitem__)) for names in set(stale.values())}
         return [
             Work(
                 Partition(partition, ccd),
@@ -150,6 +167,18 @@ class Staleness:
         for names in alike.values():
             stale = self._stale(names[0], night).subquery()
             yield names, [(p, c) for p, c in self._session.execute(sa.select(stale.c.partition, stale.c.ccd))]
+
+    def _stopped_lists(
+        self, assets: Sequence[str], night: str | None, failed: bool
+    ) -> Iterator[tuple[list[str], Sequence[tuple[str, str]]]]:
+        """What steps that stopped have left unmade, and where."""
+        for names, partitions in self._stopped(failed=failed).partitions(_keys(night)):
+            if wanted := self._named(names, assets):
+                yield wanted, partitions
+
+    def _stopped(self, *, failed: bool = False) -> StoppedSteps:
+        old_ids = [i for ids in self._old_ids.values() for i in ids]
+        return StoppedSteps(self._session, self._recipes, old_ids, failed=failed)
 
     def count_recognisable(self, assets: Sequence[str] = (), night: str | None = None) -> int:
         """How many products `recognisable` would list."""
@@ -197,7 +226,11 @@ class Staleness:
         for name in assets:
             if name not in known:
                 raise ParameterError(unknown_name(name, known, "--assets"))
-        return [name for name in known if self._others.get(name) and (not assets or name in assets)]
+        return self._named([name for name in known if self._others.get(name)], assets)
+
+    @staticmethod
+    def _named(found: Iterable[str], assets: Sequence[str]) -> list[str]:
+        return [name for name in found if not assets or name in assets]
 
     def _other_versions(self) -> dict[str, list[str]]:
         """Recipes of each process other than the current one, of this instrument's camera."""
@@ -212,7 +245,7 @@ class Staleness:
         for process, provenance_id in self._session.execute(query):
             if process in self._recipes and provenance_id != self._recipes[process].id:
                 others.setdefault(process, []).append(provenance_id)
-        return {process: self._with_rows(process, ids) for process, ids in others.items()}
+        return others
 
     def _with_rows(self, process: str, ids: list[str]) -> list[str]:
         """Those of the recipes that something was made by."""
@@ -241,6 +274,9 @@ def in_window(work: Iterable[Work], held: Mapping[str, Collection[str]]) -> list
 
 
 def _of_night(query: sa.Select, table: type[ProductRow], night: str | None) -> sa.Select:
-    if night is None:
-        return query
-    return query.where(table.partition.in_(sa.select(ExposureRow.key).where(ExposureRow.night == night)))
+    keys = _keys(night)
+    return query if keys is None else query.where(table.partition.in_(keys))
+
+
+def _keys(night: str | None) -> sa.Select | None:
+    return None if night is None else sa.select(ExposureRow.key).where(ExposureRow.night == night)

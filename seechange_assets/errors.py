@@ -1,8 +1,9 @@
 """One exception tree, two branches: what a retry may cure and what it cannot.
 
-Every error says what happened, where, and what to do. The branch decides how the
-failure is recorded: `RetriableError` partitions wait for something (a master, a
-reference, a service), `DataError` partitions need a person or other data.
+Every error says what happened, where, and what to do. Only an `InputNotReady` lets a
+partition wait for what it names; every other error fails the step. Dagster tries the run
+of a `RetriableError` again (not of a `StorageFull`, which is requested again when there
+is room); a `DataError` needs a person or other data.
 """
 
 

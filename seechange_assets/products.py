@@ -7,7 +7,6 @@ its unit in the name. Arrays are handed over read-only. A NaN in a table means "
 measured"; a NaN pixel is always flagged.
 """
 
-import json
 from dataclasses import dataclass, field
 from enum import IntFlag
 from typing import TYPE_CHECKING, Any
@@ -455,11 +454,6 @@ def wcs_from_text(text: str) -> "WCS":
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FITSFixedWarning)
         return WCS(header_from_text(text))
-
-
-def plain_json(value: Any) -> str:
-    """Canonical JSON of plain values (NaN as null), for rows and metadata."""
-    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def plain(value: Any) -> Any:

@@ -235,12 +235,12 @@ class Survey:
         """What was told."""
         return self._load("alerts", exposure, ccd)
 
-    def objects(self, ra_deg: float, dec_deg: float, radius_arcsec: float = 5.0) -> Any:
-        """Objects in a cone, nearest first, as an astropy Table."""
+    def objects(self, ra: float, dec: float, radius: float = 5.0) -> Any:
+        """Objects in a cone, nearest first, as an astropy Table: `ra`, `dec` in ICRS [deg], `radius` [arcsec]."""
         from sql.objects import objects_in_cone
 
         with self._store.database.session() as session:
-            return objects_in_cone(session, ra_deg, dec_deg, radius_arcsec)
+            return objects_in_cone(session, ra, dec, radius)
 
     def lightcurve(self, name: str) -> Any:
         """Detections, forced fluxes and limits of an object as an astropy Table, oldest first.

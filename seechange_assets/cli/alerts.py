@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from seechange_assets.cli.common import JsonOption, print_json, print_table, settings
+from seechange_assets.cli.common import JsonOption, NightOption, print_json, print_table, settings
 
 
 def register(app: typer.Typer) -> None:
@@ -113,7 +113,7 @@ def _file_name(alert: dict[str, Any]) -> str:
 
 def replay(
     exposure: Annotated[str | None, typer.Option(help="Exposure whose alerts are sent again.")] = None,
-    night: Annotated[str | None, typer.Option(help="Night whose alerts are sent again, YYYYMMDD.")] = None,
+    night: NightOption = None,
     name: Annotated[str | None, typer.Option("--object", help="Object whose alerts are sent again.")] = None,
     resend: Annotated[
         bool, typer.Option("--resend", help="Also what was withheld because its detection had been told before.")

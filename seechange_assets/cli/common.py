@@ -8,6 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
+from seechange_assets.names import checked_night
+
+NIGHT_HELP = "Night, by the date on which it begins (YYYY-MM-DD)."
+
+
+def _night_or_none(text: str | None) -> str | None:
+    return None if text is None else checked_night(text)
+
+
+NightOption = Annotated[str | None, typer.Option("--night", callback=_night_or_none, help=NIGHT_HELP)]
+NightArgument = Annotated[str, typer.Argument(callback=checked_night, help=NIGHT_HELP)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 

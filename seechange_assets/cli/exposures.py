@@ -5,14 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seechange_assets.cli.common import JsonOption, print_json, print_table, settings
+from seechange_assets.cli.common import JsonOption, NightOption, print_json, print_table, settings
 
 if TYPE_CHECKING:
     from io_managers.claims import Claims
     from seechange_assets.nights import ExposureState
 
 KeysArgument = Annotated[list[str] | None, typer.Argument(help="Keys of exposures.")]
-NightOption = Annotated[str | None, typer.Option("--night", help="All exposures of this night (YYYY-MM-DD).")]
 DEFAULT_LIMIT = 50
 
 
@@ -42,6 +41,7 @@ def exposures(
     """
     if context.invoked_subcommand is not None:
         return
+    from io_managers.exposure_search import exposures_in_state
     from io_managers.nights import exposure_states
     from seechange_assets.errors import ParameterError
     from seechange_assets.nights import STATES
@@ -49,11 +49,14 @@ def exposures(
 
     if state is not None and state not in STATES:
         raise ParameterError(unknown_name(state, list(STATES), "--state"))
-    store = _session().store
+    store = _session().ledger
     limit = limit or (None if night else DEFAULT_LIMIT)
     with store.database.session() as session:
-        found = exposure_states(session, store.recipes, store.instrument, night=night, limit=limit)
-    shown = [one for one in found if state is None or one.state == state]
+        chosen = (session, store.recipes, store.instrument)
+        if state is None:
+            shown = exposure_states(*chosen, night=night, limit=limit)
+        else:
+            shown = exposures_in_state(*chosen, state, night=night, limit=limit)
     if as_json:
         print_json([_told(one) for one in shown])
     elif not shown:
@@ -110,12 +113,13 @@ def _print_problems(shown: "list[ExposureState]") -> None:
     ]
     if rows:
         print_table(rows, title="failed CCDs")
+        typer.echo("`seechange backfill --failed` tries them again")
 
 
 def _claims() -> "Claims":
     from io_managers.claims import Claims
 
-    store = _session().store
+    store = _session().ledger
     return Claims(store.database, store.instrument)
 
 

@@ -5,47 +5,55 @@ anything heavy (dagster, sqlalchemy, astropy, ...) inside the command: ``--help`
 """
 
 import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from seechange_assets.errors import SeeChangeError
 
-# Module -> the commands it registers. A command nobody registers answers "not yet".
-MODULES: dict[str, tuple[str, ...]] = {
-    "services": ("up", "down", "status", "workers"),
-    "metrics": ("metrics",),
-    "simulate": ("simulate",),
-    "ingest": ("ingest",),
-    "exposures": ("exposures",),
-    "process": ("process",),
-    "images": ("subtract", "calibrate"),
-    "references": ("reference",),
-    "parameters": ("parameters",),
-    "staleness": ("stale", "backfill"),
-    "provenance": ("provenance",),
-    "objects": ("objects", "lightcurve"),
-    "alerts": ("alerts",),
-    "verify": ("verify",),
-    "window": ("retire", "activate"),
-    "flag": ("flag",),
-    "delete": ("delete",),
-    "compare": ("compare",),
-    "report": ("report",),
-    "database": ("db",),
-}
+#: In the order in which ``--help`` lists their commands.
+MODULES = (
+    "services",
+    "metrics",
+    "simulate",
+    "ingest",
+    "exposures",
+    "process",
+    "images",
+    "references",
+    "parameters",
+    "staleness",
+    "provenance",
+    "objects",
+    "alerts",
+    "verify",
+    "window",
+    "flag",
+    "delete",
+    "compare",
+    "report",
+    "database",
+)
 EXPECTED_ERROR, UNEXPECTED_ERROR = 1, 2
+#: Click's base of what is wrong with a command line; typer brings a click of its own and shows only its ends.
+_CommandLineError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; errors become one line on stderr and exit code 1 (expected) or 2 (not expected)."""
+    """Run the command line; errors become one line on stderr and exit code 1 (expected) or 2 (usage, not expected)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given  # accepted anywhere, also after the command
     try:
-        build_app()(args=[argument for argument in given if argument != "--debug"], prog_name="seechange")
+        wanted = [argument for argument in given if argument != "--debug"]
+        # Not standalone, which would print a usage error as several lines.
+        code = build_app()(args=wanted, prog_name="seechange", standalone_mode=False)
+    except typer.Abort:
+        _fail("aborted", EXPECTED_ERROR)
+    except _CommandLineError as error:
+        _fail_usage(error)
     except SeeChangeError as error:
         if debug:
             raise
@@ -54,20 +62,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         _fail(f"{type(error).__name__}: {error} (--debug shows where)", UNEXPECTED_ERROR)
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+class _WholeSentences(TyperGroup):
+    """Lists each command with its first sentence; click itself would cut them off at a line's end."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """The section Commands of the help."""
+        for command in self.commands.values():
+            command.short_help = command.short_help or " ".join((command.help or "").split()).split(". ")[0].rstrip(".")
+        super().format_commands(ctx, formatter)
 
 
 def build_app() -> typer.Typer:
     """The command with everything that is registered."""
     app = typer.Typer(
-        callback=_common, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=_HELP
+        cls=_WholeSentences,
+        callback=_common,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # [deg] is a unit, no style
+        help=_HELP,
     )
-    for module, names in MODULES.items():
-        full_name = f"seechange_assets.cli.{module}"
-        if importlib.util.find_spec(full_name) is not None:
-            importlib.import_module(full_name).register(app)
-        for name in names:
-            if name not in _registered(app):
-                _register_placeholder(app, name)
+    for module in MODULES:
+        importlib.import_module(f"seechange_assets.cli.{module}").register(app)
     return app
 
 
@@ -89,19 +109,6 @@ def _common(
     """Options of every command."""
 
 
-def _registered(app: typer.Typer) -> set[str | None]:
-    commands = {command.name or (command.callback and command.callback.__name__) for command in app.registered_commands}
-    return commands | {group.name for group in app.registered_groups}
-
-
-def _register_placeholder(app: typer.Typer, name: str) -> None:
-    anything = {"allow_extra_args": True, "ignore_unknown_options": True}
-
-    @app.command(name, help="Not yet.", context_settings=anything)
-    def not_yet() -> None:
-        _fail(f"not yet: `{name}` is planned but not written", UNEXPECTED_ERROR)
-
-
 def _version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
@@ -111,7 +118,17 @@ def _version() -> str:
         return "(not installed)"
 
 
-def _fail(message: str, code: int) -> None:
+def _fail_usage(error: Any) -> NoReturn:
+    """What is wrong with the command line, and where its help is; a group without a command prints its help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        raise SystemExit(error.exit_code)
+    where = getattr(error, "ctx", None)
+    told = f"; see `{where.command_path} --help`" if where is not None else ""
+    _fail(f"{error.format_message().rstrip('.')}{told}", error.exit_code)
+
+
+def _fail(message: str, code: int) -> NoReturn:
     typer.echo(f"seechange: {' '.join(message.split())}", err=True)
     raise SystemExit(code)
 

@@ -45,18 +45,23 @@ def merge(
     name: Annotated[str, typer.Argument(help="The object that stays.")],
     other: Annotated[str, typer.Argument(help="The object whose measurements it is given.")],
     reason: ReasonOption = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Make one object of two; the other's name stays known."""
     from seechange_assets.publish.object_changes import merge_objects
 
     moved = merge_objects(_database(), name, other, reason)
-    typer.echo(f"{moved} measurements of {other} belong to {name} now")
+    if as_json:
+        print_json({"object": name, "merged": other, "measurements": moved})
+    else:
+        typer.echo(f"{moved} measurements of {other} belong to {name} now")
 
 
 def split(
     name: Annotated[str, typer.Argument(help="The object to split.")],
     measurements: Annotated[list[str], typer.Argument(help="Identifiers (diaSourceId) of what is another object.")],
     reason: ReasonOption = "",
+    as_json: JsonOption = False,
 ) -> None:
     """Make a new object of some measurements of an object."""
     from seechange_assets.cli.session import open_session
@@ -65,7 +70,10 @@ def split(
     store = open_session(settings()).store
     name_format = store.recipes.parameters("associations").name_format
     made = split_object(store.database, name, measurements, reason, name_format)
-    typer.echo(f"{len(measurements)} measurements of {name} are {made} now")
+    if as_json:
+        print_json({"object": name, "new": made, "measurements": len(measurements)})
+    else:
+        typer.echo(f"{len(measurements)} measurements of {name} are {made} now")
 
 
 def history(name: Annotated[str, typer.Argument(help="Name of an object.")], as_json: JsonOption = False) -> None:

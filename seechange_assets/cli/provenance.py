@@ -64,6 +64,7 @@ def diff(
         typer.echo(f"{a} and {b} are the same recipes")
 
 
+@app.command("tags")
 @tag_app.command("show")
 def show_tags(
     tag: Annotated[str | None, typer.Argument(help="Only this one, with its recipes.")] = None,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from seechange_assets.cli.common import JsonOption, busy, print_json, settings
+from seechange_assets.cli.common import JsonOption, NightArgument, busy, print_json, settings
 
 
 def register(app: typer.Typer) -> None:
@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    night: Annotated[str, typer.Argument(help="Night (YYYY-MM-DD).")],
+    night: NightArgument,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File; <night>.html by default.")] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seechange_assets.cli.common import JsonOption, busy, print_json, print_table, settings
+from seechange_assets.cli.common import JsonOption, NightOption, busy, print_json, print_table, settings
 
 if TYPE_CHECKING:
     from io_managers.staleness import StaleGroup, Work
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 AssetsOption = Annotated[
     list[str] | None, typer.Option("--assets", help="Only these assets, separated by commas; repeat for more.")
 ]
-NightOption = Annotated[str | None, typer.Option("--night", help="Only exposures of this night (YYYY-MM-DD).")]
 
 
 def register(app: typer.Typer) -> None:
@@ -30,8 +29,9 @@ def stale(
     list_partitions: Annotated[bool, typer.Option("--partitions", help="List every partition.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what exists under other recipes than those in force, and which parameter made the difference.
+    """Show what was made under other recipes than those in force, and which parameter made the difference.
 
+    What failed or waited under other recipes counts too, with all that would have been made from it.
     Nothing is changed. Without --partitions the answer is grouped by asset and old recipe.
     """
     session = _session()
@@ -59,11 +59,15 @@ def backfill(
     assets: AssetsOption = None,
     night: NightOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many partitions, the newest exposures.")] = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Also what failed under these recipes, and what was to be made from it.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make again what is stale, as one Dagster backfill, after live data; and move the tag to these recipes.
 
+    Stale is also what failed, or waited, under other recipes than these: a change may be what it lacked.
     What these recipes made before (a change that was taken back) is recognised and not computed. A backfill that
     ended early is carried on by giving the command again: what is done, or in the hands of an unfinished backfill,
     is left out.
@@ -75,7 +79,7 @@ def backfill(
     ledger = session.ledger
     with busy("comparing rows and recipes"), ledger.database.session() as rows:
         compared = _staleness(session, rows)
-        work = compared.work(_names(assets), night, limit)
+        work = compared.work(_names(assets), night, limit, failed=failed)
         n_known = compared.count_recognisable(_names(assets), night)
         known = compared.recognisable(_names(assets), night) if n_known and not dry_run else {}
     dagster = DagsterRows(session.settings.dagster_url)
@@ -90,7 +94,7 @@ def backfill(
         "backfill": None,
     }
     if not dry_run:
-        plan |= _carry_out(session, wanted, known)
+        plan |= _carry_out(session, wanted, known, failed=failed)
     _print_plan(plan, ledger.tag, as_json, dry_run)
 
 
@@ -100,7 +104,7 @@ def _without_unfinished(session: "Session", work: "list[Work]") -> "list[Work]":
     return without_unfinished(session.instance, work, session.ledger.tag)
 
 
-def _carry_out(session: "Session", wanted: "list[Work]", known: dict[str, Any]) -> dict[str, Any]:
+def _carry_out(session: "Session", wanted: "list[Work]", known: dict[str, Any], *, failed: bool) -> dict[str, Any]:
     from io_managers.tags import Tags
     from seechange_assets.cli.location import reload_location
     from sensors import backfill as dagster_side
@@ -114,7 +118,7 @@ def _carry_out(session: "Session", wanted: "list[Work]", known: dict[str, Any]) 
     done: dict[str, Any] = {"told": told, "moved": [asdict(move) for move in moves]}
     if wanted:
         graph = session.definitions.resolve_asset_graph()
-        title = f"stale under tag {store.tag}"
+        title = f"{'stale and failed' if failed else 'stale'} under tag {store.tag}"
         with busy("submitting"):
             done["backfill"] = dagster_side.submit(session.instance, graph, wanted, tag=store.tag, title=title)
     tell(session.instance, verdicts(store))
@@ -148,7 +152,7 @@ def _print_plan(plan: dict[str, Any], tag: str, as_json: bool, dry_run: bool) ->
 def _print_groups(groups: "list[StaleGroup]") -> None:
     for reason in dict.fromkeys(group.reason for group in groups):
         rows = [
-            {"asset": g.asset, "partitions": g.n_partitions, "made by": g.old[:10], "now": g.new[:10]}
+            {"asset": g.asset, "partitions": g.n_partitions, "made by": g.stopped or g.old[:10], "now": g.new[:10]}
             for g in groups
             if g.reason == reason
         ]
@@ -159,7 +163,8 @@ def _print_groups(groups: "list[StaleGroup]") -> None:
 def _told(group: "StaleGroup") -> dict[str, Any]:
     return {
         "asset": group.asset, "partitions": group.n_partitions, "old": group.old, "new": group.new,
-        "reason": group.reason, "changes": [asdict(change) for change in group.changes],
+        "stopped": group.stopped or None, "reason": group.reason,
+        "changes": [asdict(change) for change in group.changes],
     }  # fmt: skip
 
 

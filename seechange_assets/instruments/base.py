@@ -67,6 +67,8 @@ class Instrument(ABC):
     ccd_shape: ClassVar[tuple[int, int]] = (0, 0)
     pixel_scale_arcsec: ClassVar[float] = float("nan")
     filters: ClassVar[tuple[str, ...]] = ()
+    #: Rows and columns of the CCDs on the sky, where they form a grid. Without a value here: `constants` are recipes.
+    grid: ClassVar[tuple[int, int]]
     #: Calibration steps that are left out in a filter, whatever is wanted; parameters go before.
     skip_by_filter: ClassVar[dict[str, tuple[str, ...]]] = {}
     #: Whether each CCD has its own filter for ever, so that one night's flats are of one filter per CCD.

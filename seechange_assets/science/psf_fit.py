@@ -54,7 +54,6 @@ FIRST_GOOD_ROUND = 2
 CROWDED_PER_STAMP = 0.3
 # A star is isolated if no neighbour within this many FWHM has more than this share of its flux.
 ISOLATION_FWHM, ISOLATION_FLUX = 2.0, 0.1
-DEFAULT_BETA = 3.0
 
 FloatArray = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 from sqlalchemy.orm import Session
 
-from sql.models import PRODUCT_ROWS, ExposureRow
+from sql.models import PRODUCT_ROWS, ExposureRow, ReportRow
 
 SHARED = ("master_bias", "master_dark", "master_flat", "master_fringe", "reference")
 #: Every asset of an exposure and CCD that has rows of its own.
@@ -73,3 +73,15 @@ def _filler(column: Any) -> Any:
     if isinstance(column.type, (sa.Integer, sa.Float, sa.Double)):
         return sa.literal(0, column.type)
     return sa.literal("")
+
+
+def insert_reports(session: Session, recipes: Any, n_exposures: int, n_ccds: int, outcomes: dict[str, str]) -> None:
+    """How every step of these exposures ended under `recipes`: as `outcomes` says of it, else computed."""
+    for step in CHAIN:
+        number = sa.func.generate_series(1, n_exposures).column_valued("number")
+        ccd = sa.func.generate_series(1, n_ccds).column_valued("ccd")
+        given = {
+            "partition": _key(number), "ccd": sa.func.to_char(ccd, "FM00"), "step": sa.literal(step),
+            "provenance_id": sa.literal(recipes[step].id), "outcome": sa.literal(outcomes.get(step, "computed")),
+        }  # fmt: skip
+        _insert(session, ReportRow, given, set(), sa.select())

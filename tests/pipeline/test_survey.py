@@ -154,7 +154,7 @@ def test_nothing_is_written(world, survey, exposure):
 
 
 def test_objects_and_light_curves(survey, exposure, centre):
-    found = survey.objects(*centre, radius_arcsec=600.0)
+    found = survey.objects(*centre, radius=600.0)
     assert len(found) > 0
     curve = survey.lightcurve(found["name"][0])
     assert set(curve["kind"]) <= {"detection", "forced", "limit"}
