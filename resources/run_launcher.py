@@ -16,6 +16,7 @@ from dagster_celery.launcher import CeleryRunLauncher
 from dagster_celery.make_app import make_app
 from dagster_celery.tags import DAGSTER_CELERY_RUN_PRIORITY_TAG, DAGSTER_CELERY_TASK_ID_TAG
 
+from resources.roll_call import PRIORITY_STEPS, RollCall, ask_workers
 from resources.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,9 +27,8 @@ if TYPE_CHECKING:
 
 #: The answer of the workers serves all checks of one round of Dagster's run monitoring [s].
 _ANSWER_IS_FRESH_S = 5.0
-_PATIENCE_S = 2.0
-#: A task that a worker has just finished may be gone a moment before the run's last event is written [s].
-_GRACE_S = 10.0
+#: Of a run's start, which a worker writes down, against the asking: clocks of two machines may differ [s].
+_CLOCKS_AGREE_S = 10.0
 
 
 def celery_app(settings: Settings) -> "Celery":
@@ -38,16 +38,6 @@ def celery_app(settings: Settings) -> "Celery":
     knows what the run had already made.
     """
     return make_app(_app_arguments(settings))
-
-
-def ask_workers(app: "Celery", question: str, *, timeout_s: float = _PATIENCE_S) -> dict[str, Any] | None:
-    """What the living workers answer to a question of Celery's inspection, by worker; None if none answers."""
-    with app.connection_for_write() as connection:
-        inspect = app.control.inspect(timeout=timeout_s, connection=connection)
-        try:
-            return getattr(inspect, question)() or None
-        except (*connection.connection_errors, *connection.channel_errors):
-            return None
 
 
 def _app_arguments(settings: Settings) -> dict[str, Any]:
@@ -72,7 +62,7 @@ def _app_arguments(settings: Settings) -> dict[str, Any]:
             "broker_connection_retry_on_startup": True,
             "broker_transport_options": {
                 "queue_order_strategy": "priority",
-                "priority_steps": [0, 9],
+                "priority_steps": list(PRIORITY_STEPS),
                 "visibility_timeout": 60,
                 "max_retries": 5,
                 "interval_max": 1.0,
@@ -100,7 +90,8 @@ class WarmWorkerLauncher(CeleryRunLauncher):
             config_source=arguments["config_source"],
             inst_data=inst_data,
         )
-        self._answer: tuple[float, set[str] | None] = (float("-inf"), None)
+        self._roll_call = RollCall()
+        self._asked = float("-inf")
 
     @classmethod
     def config_type(cls) -> "UserConfigSchema":
@@ -126,21 +117,32 @@ class WarmWorkerLauncher(CeleryRunLauncher):
         super().launch_run(context._replace(dagster_run=run))
 
     def check_run_worker_health(self, run: "DagsterRun") -> CheckRunHealthResult:
-        """Whether a living worker has the run in hand; no answer at all is no verdict."""
+        """Whether a worker has the run in hand: it is lost once nobody has spoken of it in two complete rounds.
+
+        A run without a task is none of ours: a command executes it in its own process, beside the workers.
+        """
         task = run.tags.get(DAGSTER_CELERY_TASK_ID_TAG)
-        asked, working = self._working()
-        if working is None or task in working or self._started_after(run, asked - _GRACE_S):
+        if task is None:
+            return CheckRunHealthResult(WorkerStatus.RUNNING)
+        self._ask()
+        missed_since = self._roll_call.missed_since(task)
+        if missed_since is None or self._started_after(run, missed_since - _CLOCKS_AGREE_S):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         return CheckRunHealthResult(WorkerStatus.FAILED, "The worker of this run is gone.")
 
-    def _working(self) -> tuple[float, set[str] | None]:
-        """When the workers were asked, and the tasks they have in hand; None where none answered."""
-        if time.time() - self._answer[0] > _ANSWER_IS_FRESH_S:
-            asked = time.time()
+    def get_run_worker_debug_info(self, run: "DagsterRun", include_container_logs: bool | None = True) -> str | None:
+        """What a person can look for in the logs; the results that the parent class asks for are not kept."""
+        del include_container_logs
+        return f"Celery task {run.tags.get(DAGSTER_CELERY_TASK_ID_TAG)} of queue {self.default_queue}"
+
+    def _ask(self) -> None:
+        """Ask the workers what they have in hand, unless they have just been asked."""
+        now = time.time()
+        if now - self._asked > _ANSWER_IS_FRESH_S:
+            self._asked = now
             answers = ask_workers(self.celery, "active")
-            tasks = None if answers is None else {task["id"] for tasks in answers.values() for task in tasks}
-            self._answer = (asked, tasks)
-        return self._answer
+            in_hand = {name: {task["id"] for task in tasks} for name, tasks in (answers or {}).items()}
+            self._roll_call.hear(now, in_hand)
 
     def _started_after(self, run: "DagsterRun", moment: float) -> bool:
         record = self._instance.get_run_record_by_id(run.run_id)

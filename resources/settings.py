@@ -21,6 +21,8 @@ from seechange_assets.names import checked_name
 SURVEY_DATABASE = "seechange"
 DAGSTER_DATABASE = "seechange_dagster"
 DEFAULT_UI_PORT = 3000
+#: Where workers of a number unknown here serve a queue. What is too much waits in the queue, live runs before others.
+MAX_RUNS_ELSEWHERE = 128
 #: Variable behind ``SEECHANGE_KAFKA_`` -> option of librdkafka.
 KAFKA_OPTIONS = {
     "SECURITY_PROTOCOL": "security.protocol",
@@ -42,7 +44,10 @@ def project_root() -> Path:
 
 
 class Settings(pydantic.BaseModel):
-    """Paths, names and addresses of one installation. Nothing in here can change a product.
+    """Paths, names and addresses of one installation.
+
+    Of these, `instrument`, `config`, `catalog`, `orbits` and `galaxies` say what products are made of; the others
+    cannot change one.
 
     Attributes
     ----------
@@ -78,10 +83,11 @@ class Settings(pydantic.BaseModel):
     kafka_port, ui_port : int
         Ports on loopback (``SEECHANGE_KAFKA_PORT``, ``SEECHANGE_UI_PORT``); 0 takes any free one. Without a
         value the UI takes 3000, or any free port if 3000 is taken.
-    max_runs : int
-        Runs at the same time (``SEECHANGE_MAX_RUNS``, default the CPU cores).
+    max_runs : int or None
+        Runs handed over at the same time (``SEECHANGE_MAX_RUNS``); without a value see `runs_at_once`.
     workers : int
-        Warm workers (``SEECHANGE_WORKERS``); 0, the default, launches a process per run.
+        Warm workers of this machine (``SEECHANGE_WORKERS``). With 0, the default, runs go to the workers of
+        `queue_server` if it is given, and else each gets a process of its own.
     worker_memory_mb : int
         A worker that has grown beyond is replaced after its run (``SEECHANGE_WORKER_MEMORY_MB``, default 1000).
     queue_server : SecretStr or None
@@ -111,7 +117,7 @@ class Settings(pydantic.BaseModel):
     hop: dict[str, pydantic.SecretStr] = {}
     kafka_port: int = pydantic.Field(0, ge=0, le=65535)
     ui_port: int | None = pydantic.Field(None, ge=0, le=65535)
-    max_runs: int = pydantic.Field(1, ge=1)
+    max_runs: int | None = pydantic.Field(None, ge=1)
     workers: int = pydantic.Field(0, ge=0, le=1000)
     worker_memory_mb: int = pydantic.Field(1000, ge=200)
     queue_server: pydantic.SecretStr | None = None
@@ -152,7 +158,7 @@ class Settings(pydantic.BaseModel):
             "hop": {name.lower(): given[f"HOP_{name}"] for name in HOP_OPTIONS if f"HOP_{name}" in given},
             "kafka_port": given.get("KAFKA_PORT", 0),
             "ui_port": given.get("UI_PORT"),
-            "max_runs": given.get("MAX_RUNS", available_cores()),
+            "max_runs": given.get("MAX_RUNS"),
             "workers": given.get("WORKERS", cls.model_fields["workers"].default),
             "worker_memory_mb": given.get("WORKER_MEMORY_MB", cls.model_fields["worker_memory_mb"].default),
             "queue_server": given.get("QUEUE_URL"),
@@ -240,9 +246,45 @@ class Settings(pydantic.BaseModel):
         return str(self._from_state("queue_url", "queue of workers", "SEECHANGE_QUEUE_URL"))
 
     @property
+    def uses_queue(self) -> bool:
+        """Whether runs are tasks of warm workers, here or anywhere else, and not processes of their own."""
+        return self.workers > 0 or self.queue_server is not None
+
+    @property
+    def runs_at_once(self) -> int:
+        """Runs that Dagster hands over at the same time."""
+        if self.max_runs is not None:
+            return self.max_runs
+        if self.workers:  # one in hand and one at hand for each: a worker never waits, a live run waits for one at most
+            return 2 * self.workers
+        return MAX_RUNS_ELSEWHERE if self.uses_queue else available_cores()
+
+    @property
     def queue_name(self) -> str:
         """Name of the queue of this version of code and configuration: older workers never take its runs."""
         return f"seechange.{deployed_version(self.instrument, self.config)}"
+
+    @property
+    def deployment(self) -> str:
+        """The queue's name, then what tells these settings from others: services that differ in it are restarted."""
+        values = self.model_dump()
+        if self.catalog == str(self.home / "catalog"):  # found, not given: it may appear at any time
+            values["catalog"] = None
+        text = json.dumps(values, sort_keys=True, default=_plain)
+        return f"{self.queue_name} {hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+    def as_environment(self) -> dict[str, str]:
+        """The variables that give another process these settings; servers and secrets, which it inherits, apart."""
+        inherited = {"postgres_server", "kafka_bootstrap", "kafka_security", "hop", "queue_server"}
+        values = {name: getattr(self, name) for name in type(self).model_fields if name not in inherited}
+        if self.catalog == str(self.home / "catalog"):
+            del values["catalog"]
+        return {f"SEECHANGE_{name.upper()}": _variable(value) for name, value in values.items() if value is not None}
+
+    @property
+    def reports_url(self) -> str | None:
+        """Address under which the folder `reports` of the home is served, or None if it is not."""
+        return self.read_state().get("reports_url")
 
     @property
     def ui_url(self) -> str | None:
@@ -325,6 +367,14 @@ def _absolute(path: str) -> Path:
 def _location(value: str) -> str:
     """A URL as it is, a path made absolute."""
     return value if re.match(r"[a-z0-9+]+://", value) else str(_absolute(value))
+
+
+def _plain(value: Any) -> str:
+    return value.get_secret_value() if isinstance(value, pydantic.SecretStr) else str(value)
+
+
+def _variable(value: Any) -> str:
+    return ":".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _existing(path: Path) -> str | None:

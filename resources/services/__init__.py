@@ -21,7 +21,7 @@ class ServiceStatus:
     Attributes
     ----------
     name : str
-        ``postgres``, ``broker``, ``dagster``, and where they are used ``queue``, ``workers``.
+        ``postgres``, ``broker``, ``dagster``, and where they are used ``queue``, ``workers``, ``keeper``.
     state : str
         ``running`` (embedded), ``stopped``, ``external`` (answers), ``unreachable`` (external, does not answer) or
         ``degraded`` (runs, but `detail` says what is wrong).
@@ -83,8 +83,9 @@ def start_all(settings: Settings, *, ui: bool) -> None:
     ensure_broker(settings)
     if ui:
         supervisor = Supervisor(settings.home)
+        dagster_ui.stop_unusable(settings, supervisor)  # before its workers, to which it would go on handing runs
         ensure_workers(settings, supervisor)
-        _record(settings, ui_url=dagster_ui.start(settings, supervisor))
+        record(settings, ui_url=dagster_ui.start(settings, supervisor))
 
 
 def down(settings: Settings) -> list[str]:
@@ -108,9 +109,12 @@ def status(settings: Settings) -> list[ServiceStatus]:
     """How every service is, asked now."""
     supervisor = Supervisor(settings.home)
     listed = [_postgres_status(settings), _broker_status(settings, supervisor)]
-    if settings.workers or workers.find(supervisor) is not None:
-        listed += [_queue_status(settings, supervisor), _workers_status(settings, supervisor)]
-    return [*listed, _dagster_status(supervisor)]
+    has_workers = settings.workers > 0 or workers.find(supervisor) is not None
+    if has_workers or settings.uses_queue:
+        listed.append(_queue_status(settings, supervisor))
+    if has_workers:
+        listed.append(_workers_status(settings, supervisor))
+    return [*listed, _dagster_status(settings, supervisor), *_keeper_status(settings, supervisor)]
 
 
 def ensure_postgres(settings: Settings) -> str:
@@ -127,7 +131,7 @@ def ensure_postgres(settings: Settings) -> str:
             return settings.postgres_url
         url = postgres.start(settings.home)
         postgres.ensure_databases(url)
-        _record(settings, postgres_url=url, postgres_is_external=False)
+        record(settings, postgres_url=url, postgres_is_external=False)
         return url
     postgres.ensure_databases(settings.postgres_url)
     return settings.postgres_url
@@ -143,7 +147,7 @@ def ensure_broker(settings: Settings) -> str:
     """
     if settings.kafka_bootstrap is None:
         servers = broker.start(Supervisor(settings.home), settings.kafka_port)
-        _record(settings, kafka_servers=servers)
+        record(settings, kafka_servers=servers)
         return servers
     if not broker.answers(settings.kafka_bootstrap, timeout_s=5.0, security=settings.kafka_options):
         raise ServiceUnavailable(f"no broker answers at {settings.kafka_bootstrap} (SEECHANGE_KAFKA_SERVERS)")
@@ -151,7 +155,9 @@ def ensure_broker(settings: Settings) -> str:
 
 
 def ensure_workers(settings: Settings, supervisor: Supervisor) -> None:
-    """The queue and the warm workers, where any are wanted; those of an earlier `up` are stopped where none are.
+    """The queue and the warm workers, where any are wanted here; those of an earlier `up` are stopped where none are.
+
+    Without workers of this machine the queue is the user's own, and whoever looks after its workers starts them.
 
     Raises
     ------
@@ -160,15 +166,16 @@ def ensure_workers(settings: Settings, supervisor: Supervisor) -> None:
     """
     if not settings.workers:
         supervisor.stop(workers.NAME, patience_s=120.0)
+    if settings.queue_server is not None or not settings.workers:
         supervisor.stop(queue.NAME)
-        return
-    if settings.queue_server is None:
-        _record(settings, queue_url=queue.start(supervisor, settings.read_state().get("queue_url")))
-    elif not queue.answers(settings.queue_url):
+    else:
+        record(settings, queue_url=queue.start(supervisor, settings.read_state().get("queue_url")))
+    if settings.uses_queue and not queue.answers(settings.queue_url):
         raise ServiceUnavailable(
             f"no queue answers at {queue.redacted_address(settings.queue_url)} (SEECHANGE_QUEUE_URL)"
         )
-    workers.start(settings, supervisor)
+    if settings.workers:
+        workers.start(settings, supervisor)
 
 
 def _queue_status(settings: Settings, supervisor: Supervisor) -> ServiceStatus:
@@ -190,7 +197,7 @@ def _workers_status(settings: Settings, supervisor: Supervisor) -> ServiceStatus
     if process is None:
         return ServiceStatus("workers", "stopped")
     address = supervisor.address(workers.NAME)
-    if address != workers.address(settings):
+    if not _is_of_this_version(settings, supervisor, workers.NAME):
         return ServiceStatus("workers", "degraded", address, process.pid, "of an older version: `seechange up`")
     return ServiceStatus("workers", "running", address, process.pid)
 
@@ -227,13 +234,30 @@ def _broker_status(settings: Settings, supervisor: Supervisor) -> ServiceStatus:
     return ServiceStatus("broker", "degraded", servers, process.pid, "does not answer")
 
 
-def _dagster_status(supervisor: Supervisor) -> ServiceStatus:
+def _dagster_status(settings: Settings, supervisor: Supervisor) -> ServiceStatus:
     process = dagster_ui.find(supervisor)
     if process is None:
         return ServiceStatus("dagster", "stopped")
     ui_url = supervisor.address(dagster_ui.NAME)
     complaints = dagster_ui.complaints(ui_url)
+    if settings.uses_queue and not _is_of_this_version(settings, supervisor, dagster_ui.NAME):
+        complaints.append("its runs go to workers of an older version: `seechange up`")
     return ServiceStatus("dagster", "degraded" if complaints else "running", ui_url, process.pid, "; ".join(complaints))
+
+
+def _keeper_status(settings: Settings, supervisor: Supervisor) -> list[ServiceStatus]:
+    """One line where there is, or should be, a keeper: it comes and goes with Dagster."""
+    process = keeper.find(supervisor)
+    if process is not None:
+        return [ServiceStatus("keeper", "running", settings.reports_url, process.pid)]
+    if dagster_ui.find(supervisor) is None:
+        return []
+    return [ServiceStatus("keeper", "stopped", detail="nothing that dies is started again: `seechange up`")]
+
+
+def _is_of_this_version(settings: Settings, supervisor: Supervisor, name: str) -> bool:
+    """Whether a running service was started with this code and configuration; other settings it may well have."""
+    return supervisor.version(name).partition(" ")[0] == settings.queue_name
 
 
 @contextlib.contextmanager
@@ -246,7 +270,7 @@ def exclusively(settings: Settings) -> Iterator[None]:
         yield
 
 
-def _record(settings: Settings, **addresses: Any) -> None:
+def record(settings: Settings, **addresses: Any) -> None:
     """Add to the state file, which only the owner may read."""
     import filelock
 
@@ -261,6 +285,6 @@ def _record_external(settings: Settings) -> None:
     """Write down the servers the environment names, so that a process without it finds them; passwords never."""
     if settings.postgres_server is not None:
         url = settings.postgres_url
-        _record(settings, postgres_url=url if redacted(url) == url else None, postgres_is_external=True)
+        record(settings, postgres_url=url if redacted(url) == url else None, postgres_is_external=True)
     if settings.kafka_bootstrap is not None:
-        _record(settings, kafka_servers=settings.kafka_bootstrap)
+        record(settings, kafka_servers=settings.kafka_bootstrap)

@@ -2,8 +2,10 @@
 
 import logging
 
-from resources.services.keeper import keep
+from resources.services.keeper import keep, serving_reports
 from resources.settings import Settings
 
 logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
-keep(Settings.from_environment())
+settings = Settings.from_environment()
+with serving_reports(settings):
+    keep(settings)

@@ -5,6 +5,7 @@ import os
 import sys
 import urllib.error
 import urllib.request
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +39,28 @@ def is_whole(process: psutil.Process) -> bool:
     return all(any(part in command for command in commands) for part in PARTS)
 
 
+def is_of(settings: Settings, supervisor: Supervisor) -> bool:
+    """Whether a running Dagster was started with this version of the code and these settings."""
+    return supervisor.version(NAME) == settings.deployment
+
+
+def stop_unusable(settings: Settings, supervisor: Supervisor) -> None:
+    """Stop a Dagster that lacks a part or is of another version: it keeps code, settings and the queue of its runs."""
+    process = find(supervisor)
+    if process is not None and not (is_of(settings, supervisor) and is_whole(process)):
+        supervisor.stop(NAME)
+
+
 def start(settings: Settings, supervisor: Supervisor) -> str:
-    """Start Dagster unless it is running; return the URL of its UI once it answers.
+    """Start Dagster unless it is running as it should; return the URL of its UI once it answers.
 
     Raises
     ------
     ServiceUnavailable
         If the port is taken or the web server does not come up.
     """
-    process = find(supervisor)
-    if process is not None and not is_whole(process):
-        supervisor.stop(NAME)
-        process = None
-    process = process or _launch(settings, supervisor)
+    stop_unusable(settings, supervisor)
+    process = find(supervisor) or _launch(settings, supervisor)
     try:
         _wait(supervisor, process)
     except ServiceUnavailable:
@@ -66,9 +76,14 @@ def _launch(settings: Settings, supervisor: Supervisor) -> psutil.Process:
     prepare_home(settings)
     close_orphaned_runs(settings)
     command = [sys.executable, "-m", "dagster", "dev", "--workspace", str(settings.workspace)]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "info"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"]
     return supervisor.start(
-        NAME, command, address=f"http://127.0.0.1:{port}", environment=environment(settings), folder=project_root()
+        NAME,
+        command,
+        address=f"http://127.0.0.1:{port}",
+        version=settings.deployment,
+        environment=environment(settings),
+        folder=project_root(),
     )
 
 
@@ -81,28 +96,24 @@ def environment(settings: Settings) -> dict[str, str]:
     """What the Dagster processes, and the runs they launch, need beside our own environment."""
     own = {
         "DAGSTER_HOME": str(settings.dagster_home),
-        "SEECHANGE_HOME": str(settings.home),
-        "SEECHANGE_MAX_RUNS": str(settings.max_runs),
-        "SEECHANGE_WORKERS": str(settings.workers),
         # `dagster dev` advises to use another command, in every process.
         "PYTHONWARNINGS": "ignore::UserWarning:dagster",
     }
-    return {**{name: os.environ.get(name, value) for name, value in ONE_THREAD.items()}, **own}
+    threads = {name: os.environ.get(name, value) for name, value in ONE_THREAD.items()}
+    return {**threads, **settings.as_environment(), **own}
 
 
 def prepare_home(settings: Settings) -> Path:
     """Write ``dagster.yaml`` into ``DAGSTER_HOME`` from the project's template; return the folder."""
     template = _template("dagster.yaml")
     template["storage"]["custom"]["config"]["home"] = str(settings.home)
-    template["concurrency"]["runs"]["max_concurrent_runs"] = settings.max_runs
-    if settings.workers:
+    template["concurrency"]["runs"]["max_concurrent_runs"] = settings.runs_at_once
+    if settings.uses_queue:
         template |= _template("dagster.celery.yaml")
         template["run_launcher"]["config"]["home"] = str(settings.home)
-        # One run in hand and one at hand for each: a worker never waits, a live run waits for one at most.
-        template["concurrency"]["runs"]["max_concurrent_runs"] = 2 * settings.workers
     settings.dagster_home.mkdir(parents=True, exist_ok=True)
     target = settings.dagster_home / "dagster.yaml"
-    temporary = target.with_suffix(".tmp")
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")  # several commands may write at once
     temporary.write_text("# Written by `seechange up` from dagster_home/dagster.yaml.\n" + yaml.safe_dump(template))
     temporary.replace(target)
     return settings.dagster_home

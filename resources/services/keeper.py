@@ -1,24 +1,33 @@
 """The keeper: looks at the services every few seconds and starts again what has died.
 
-``python -m resources.services`` runs it; `seechange up` starts it last and `seechange down` stops it first.
-On a cluster the scheduler does this (``restartPolicy``, ``systemd``), and the keeper is not used.
+It also gives up runs whose task is lost, keeps the logs small and serves the reports.
+``python -m resources.services`` runs it; `seechange up` starts it last and `seechange down` stops it first. Workers on
+other machines are not its business: there the scheduler starts them again.
 """
 
+import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import psutil
 
+from resources.services import postgres, reports
+from resources.services.logs import rotate
+from resources.services.lost_runs import LostRuns
 from resources.services.supervisor import Supervisor
-from resources.settings import Settings, project_root
-from seechange_assets.errors import SeeChangeError
+from resources.settings import Settings, deployed_version, project_root
 
 NAME = "keeper"
 _PERIOD_S = 2.0
-_LONGEST_PAUSE_S = 60.0
+_LONGEST_PAUSE_S = 30.0
 _log = logging.getLogger("seechange.keeper")
+
+
+def find(supervisor: Supervisor) -> psutil.Process | None:
+    """The keeper's process, or None if it is not running."""
+    return supervisor.find(NAME)
 
 
 def start(settings: Settings, supervisor: Supervisor) -> psutil.Process:
@@ -38,26 +47,45 @@ def stop(supervisor: Supervisor) -> None:
 
 
 def keep(settings: Settings, *, period_s: float = _PERIOD_S, rounds: int | None = None) -> None:
-    """Look after the services until stopped; after a failed start the pause doubles, up to a minute.
+    """Look after the services until stopped; after a failed look the pause doubles, up to half a minute.
 
     Parameters
     ----------
     rounds : int, optional
         Looks to take; without end by default.
     """
-    pause = period_s
+    pause, lost_runs = period_s, LostRuns(settings)
     while rounds is None or rounds > 0:
         time.sleep(pause)
         try:
-            restarted = revive(settings)
-        except (SeeChangeError, OSError, psutil.Error) as error:
+            look(settings, lost_runs)
+        except Exception as error:  # noqa: BLE001 (nobody starts the keeper again: whatever ails a service, it goes on)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
-            _log.error("cannot start again (next try in %.0f s): %s", pause, error)
+            _log.error("next look in %.0f s: %s: %s", pause, type(error).__name__, error)
         else:
             pause = period_s
-            if restarted:
-                _log.warning("started again: %s", ", ".join(restarted))
         rounds = None if rounds is None else rounds - 1
+
+
+def look(settings: Settings, lost_runs: LostRuns) -> None:
+    """One look after everything."""
+    if restarted := revive(settings):
+        _log.warning("started again: %s", ", ".join(restarted))
+    if lost := lost_runs.close():
+        _log.warning("runs whose task was lost: %s", ", ".join(lost))
+    for log in (*settings.logs.glob("*.log"), postgres.log_file(settings.home)):
+        rotate(log)
+
+
+@contextlib.contextmanager
+def serving_reports(settings: Settings) -> Iterator[None]:
+    """Serve the night reports meanwhile and write down where."""
+    from resources import services
+
+    with reports.serve(settings.home / "reports") as server:
+        services.record(settings, reports_url=reports.url_of(server))
+        yield
+        server.shutdown()
 
 
 def revive(settings: Settings) -> list[str]:
@@ -73,6 +101,7 @@ def revive(settings: Settings) -> list[str]:
     supervisor = Supervisor(settings.home)
     if all(alive() for alive in _signs_of_life(settings, supervisor).values()):
         return []
+    deployed_version.cache_clear()  # what starts now is of the code and configuration of now, and so is its queue
     with services.exclusively(settings):  # an `up` or `down` under way may have stopped it on purpose
         if supervisor.find(NAME) is None:
             return []

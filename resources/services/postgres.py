@@ -33,6 +33,11 @@ def cluster(home: Path) -> Path:
     return home / "pgdata"
 
 
+def log_file(home: Path) -> Path:
+    """Where the embedded server writes what it has to say."""
+    return cluster(home) / "log"
+
+
 def find(home: Path) -> psutil.Process | None:
     """The embedded server's main process, or None if it is not running."""
     lines = _postmaster_lines(home)
@@ -193,5 +198,5 @@ def _wait_until_ready(home: Path) -> None:
     give_up = time.monotonic() + START_TIMEOUT_S
     while "ready" not in _postmaster_lines(home)[7:]:
         if find(home) is None or time.monotonic() > give_up:
-            raise ServiceUnavailable(f"the embedded Postgres did not become ready: see {cluster(home) / 'log'}")
+            raise ServiceUnavailable(f"the embedded Postgres did not become ready: see {log_file(home)}")
         time.sleep(0.05)

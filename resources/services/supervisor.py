@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from resources.services.logs import end_of, rotate
 from seechange_assets.errors import ServiceUnavailable
 from seechange_assets.names import checked_name
 
@@ -44,17 +45,19 @@ class Supervisor:
         command: Sequence[str],
         *,
         address: str = "",
+        version: str = "",
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
     ) -> psutil.Process:
         """Start `command` in a session of its own; a process of that name that is still running is returned instead.
 
-        `address` is what it will listen on, kept for `address()`.
+        `address` is what it will listen on and `version` what it was made of, kept for `address()` and `version()`.
         """
         running = self.find(name)
         if running is not None:
             return running
         self.log_file(name).parent.mkdir(parents=True, exist_ok=True)
+        rotate(self.log_file(name))
         with self.log_file(name).open("ab") as log:
             child = subprocess.Popen(
                 list(command),
@@ -67,7 +70,7 @@ class Supervisor:
                 preexec_fn=_restore_signals,  # noqa: PLW1509 (it takes no lock)
             )
         process = psutil.Process(child.pid)
-        self._write_pid_file(name, process, address)
+        self._write_pid_file(name, process, {"address": address, "version": version})
         return process
 
     def find(self, name: str) -> psutil.Process | None:
@@ -83,6 +86,10 @@ class Supervisor:
     def address(self, name: str) -> str:
         """What the process of that name listens on, as given to `start`."""
         return str(json.loads(self.pid_file(name).read_text())["address"])
+
+    def version(self, name: str) -> str:
+        """What the process of that name was made of, as given to `start`; empty if it was started without."""
+        return str(json.loads(self.pid_file(name).read_text()).get("version", ""))
 
     def stop(self, name: str, *, patience_s: float = 20.0, with_children: bool = True) -> bool:
         """Stop the process of that name and its children; True if it was running.
@@ -136,13 +143,14 @@ class Supervisor:
         """Where the output goes."""
         return self.home / "logs" / f"{checked_name(name, 'service')}.log"
 
-    def _write_pid_file(self, name: str, process: psutil.Process, address: str) -> None:
+    def _write_pid_file(self, name: str, process: psutil.Process, told: Mapping[str, str]) -> None:
         path = self.pid_file(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"pid": process.pid, "started": process.create_time(), "address": address}))
+        path.touch(mode=0o600)  # a version is a hash of passwords too
+        path.write_text(json.dumps({"pid": process.pid, "started": process.create_time(), **told}))
 
     def _last_line(self, name: str) -> str:
-        lines = self.log_file(name).read_text(errors="replace").split("\n")
+        lines = end_of(self.log_file(name)).split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
         return f"{last[:200]} (log: {self.log_file(name)})"
 

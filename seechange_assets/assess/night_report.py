@@ -44,9 +44,11 @@ def night_report(
     """Report of a night: steps, seeing, depth, scatter, detections, alerts, and why a CCD is missing."""
     numbers = nights.numbers(context.partition_key)
     page = render(numbers)
-    path = write(page, Path(settings.home) / "reports" / numbers.instrument / f"{numbers.night}.html")
+    reports = Path(settings.home) / "reports"
+    path = write(page, reports / numbers.instrument / f"{numbers.night}.html")
+    address = f"{settings.reports_url}/{path.relative_to(reports)}" if settings.reports_url else path.as_uri()
     told = {name: value for name, value in headline(numbers).items() if value is not None}
-    return dg.MaterializeResult(metadata={"page": dg.MetadataValue.url(path.as_uri()), **told})
+    return dg.MaterializeResult(metadata={"page": dg.MetadataValue.url(address), **told})
 
 
 def write(page: str, path: Path) -> Path:

@@ -3,13 +3,16 @@
 import re
 import shutil
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from xml.etree import ElementTree as ET
 
+import dagster as dg
 import numpy as np
 import pytest
 
+from seechange_assets import partitions
 from seechange_assets.assess.charts import Band, bars, focal_plane, over_time
-from seechange_assets.assess.night_report import headline, render, write
+from seechange_assets.assess.night_report import headline, night_report, render, write
 from seechange_assets.nights import CcdNumbers, CcdState, ExposureState, NightNumbers
 from tests.pipeline.test_ui import FLAGS
 
@@ -83,6 +86,25 @@ def test_the_headline_counts():
 def test_an_exposure_with_a_failed_ccd_is_not_done():
     exposures = one_night().exposures
     assert [exposures[i].state for i in (3, 4, 5)] == ["done", "failed", "waiting"]
+
+
+@pytest.mark.parametrize("served", ["http://127.0.0.1:3001", None])
+def test_the_link_is_one_that_a_browser_follows(tmp_path, served):
+    """From Dagster's page, which came by http, to a file where nothing serves it."""
+    settings = SimpleNamespace(home=tmp_path, reports_url=served)
+    nights = SimpleNamespace(numbers=lambda _night: one_night(1))
+    instance = dg.DagsterInstance.ephemeral()
+    instance.add_dynamic_partitions(partitions.night.name, ["2026-11-22"])
+    result = dg.materialize(
+        [night_report],
+        partition_key="2026-11-22",
+        resources={"nights": nights, "settings": settings},
+        instance=instance,
+    )
+    (made,) = result.asset_materializations_for_node("night_report")
+    file = tmp_path / "reports" / "ls4" / "2026-11-22.html"
+    assert file.exists()
+    assert made.metadata["page"].value == (f"{served}/ls4/2026-11-22.html" if served else file.as_uri())
 
 
 def test_charts_take_odd_values():

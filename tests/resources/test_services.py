@@ -11,9 +11,9 @@ import psutil
 import pytest
 
 from resources import services
-from resources.services import broker, dagster_ui, postgres
+from resources.services import broker, dagster_ui, postgres, queue, workers
 from resources.services.supervisor import Supervisor, free_port, is_alive, port_is_free
-from resources.settings import Settings
+from resources.settings import Settings, deployed_version
 from seechange_assets.errors import ServiceUnavailable
 
 FOREVER = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -56,6 +56,11 @@ class TestSupervisor:
         assert supervisor.stop("sleeper")
         assert not is_alive(process)
         assert not supervisor.stop("sleeper")
+
+    def test_address_and_version_are_kept_for_the_owner(self, supervisor):
+        supervisor.start("sleeper", FOREVER, address="here", version="1 a")
+        assert (supervisor.address("sleeper"), supervisor.version("sleeper")) == ("here", "1 a")
+        assert supervisor.pid_file("sleeper").stat().st_mode & 0o077 == 0
 
     def test_a_recycled_pid_is_not_ours(self, supervisor):
         """The pid file names a living process that started at another time: a stranger, here ourselves."""
@@ -115,6 +120,82 @@ def test_free_port_avoids_a_taken_one():
         port = taken.getsockname()[1]
         assert not port_is_free(port)
         assert free_port(port) != port
+
+
+class TestDeployment:
+    """`seechange up` after a change: Dagster keeps the queue its runs go to, and the code, from its start."""
+
+    @pytest.mark.parametrize("workers", ["0", "2"])
+    def test_a_dagster_of_another_version_is_stopped(self, supervisor, tmp_path, monkeypatch, workers):
+        monkeypatch.setattr(dagster_ui, "is_whole", lambda _process: True)
+        config = tmp_path / "site.yaml"
+        settings = home_settings(tmp_path, CONFIG=str(config), WORKERS=workers)
+        supervisor.start(dagster_ui.NAME, FOREVER, version=settings.deployment)
+        dagster_ui.stop_unusable(settings, supervisor)
+        assert dagster_ui.find(supervisor) is not None
+        config.write_text("wcs: {match_radius_arcsec: 1.5}")
+        deployed_version.cache_clear()
+        dagster_ui.stop_unusable(settings, supervisor)
+        assert dagster_ui.find(supervisor) is None
+
+    def test_it_is_stopped_before_the_workers_of_its_queue(self, tmp_path, monkeypatch):
+        order = []
+        monkeypatch.setattr(services, "ensure_postgres", lambda _settings: None)
+        monkeypatch.setattr(services, "ensure_broker", lambda _settings: None)
+        monkeypatch.setattr(services, "ensure_workers", lambda *_: order.append("workers"))
+        monkeypatch.setattr(dagster_ui, "stop_unusable", lambda *_: order.append("stop"))
+        monkeypatch.setattr(dagster_ui, "start", lambda *_: order.append("start"))
+        services.start_all(home_settings(tmp_path), ui=True)
+        assert order == ["stop", "workers", "start"]
+
+    def test_a_dagster_whose_runs_go_to_an_older_queue_is_not_well(self, supervisor, tmp_path, monkeypatch):
+        monkeypatch.setattr(dagster_ui, "complaints", lambda _url: [])
+        settings = home_settings(tmp_path, QUEUE_URL=f"redis://127.0.0.1:{free_port()}/0")
+        for version, state in ((settings.deployment, "running"), ("seechange.older 0", "degraded")):
+            supervisor.start(dagster_ui.NAME, FOREVER, version=version)
+            told = {service.name: service.state for service in services.status(settings)}
+            assert told["dagster"] == state
+            assert "workers" not in told  # they are elsewhere
+            supervisor.stop(dagster_ui.NAME)
+
+    def test_many_commands_may_write_the_instance_at_once(self, tmp_path):
+        failed = []
+
+        def write():
+            try:
+                for _ in range(20):
+                    dagster_ui.prepare_home(home_settings(tmp_path))
+            except OSError as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=write) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failed == []
+        assert [path.name for path in (tmp_path / "dagster").iterdir()] == ["dagster.yaml"]
+
+    def test_a_queue_of_ones_own_needs_no_workers_here_but_must_answer(self, supervisor, tmp_path, monkeypatch):
+        started = []
+        monkeypatch.setattr(workers, "start", lambda *_: started.append("workers"))
+        monkeypatch.setattr(queue, "start", lambda *_: started.append("queue"))
+        settings = home_settings(tmp_path, QUEUE_URL=f"redis://:hunter2@127.0.0.1:{free_port()}/0")
+        with pytest.raises(ServiceUnavailable, match="SEECHANGE_QUEUE_URL") as caught:
+            services.ensure_workers(settings, supervisor)
+        assert "hunter2" not in str(caught.value)
+        monkeypatch.setattr(queue, "answers", lambda _url: True)
+        services.ensure_workers(settings, supervisor)
+        assert started == []
+
+    def test_parents_on_one_host_have_names_of_their_own(self, tmp_path):
+        """Celery merges the answers of those that share one."""
+        homes = [home_settings(tmp_path / name, WORKERS="1", QUEUE_URL="redis://h/0") for name in ("a", "b")]
+        names = [workers.command(home, workers.node_of(home)) for home in homes]
+        names = [command[command.index("--hostname") + 1] for command in names]
+        assert names[0] != names[1]
+        assert all(name.endswith("@%h") for name in names)
+        assert workers.node_of(homes[0]) == workers.node_of(homes[0].model_copy(update={"workers": 3}))
 
 
 class TestPostgres:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resources.settings import Settings, available_cores, psycopg2_url, redacted
+from resources.settings import Settings, available_cores, deployed_version, psycopg2_url, redacted
 from seechange_assets.errors import InvalidName, ParameterError, ServiceUnavailable
 
 
@@ -20,7 +20,7 @@ def test_defaults_lie_below_home(tmp_path):
     assert found.archive == str(tmp_path / "archive")
     assert found.drop == tmp_path / "drop"
     assert found.dagster_home == tmp_path / "dagster"
-    assert found.max_runs == available_cores()
+    assert found.runs_at_once == available_cores()
     assert found.catalog is None
 
 
@@ -102,6 +102,42 @@ def test_addresses_come_from_the_environment_then_from_the_state_file(tmp_path):
     named = settings(tmp_path, POSTGRES_URL="postgresql://named/db", KAFKA_SERVERS="named:1")
     assert named.database_url == "postgresql+psycopg2://named/seechange"
     assert named.kafka_servers == "named:1"
+
+
+def test_another_process_gets_the_same_settings(tmp_path, monkeypatch):
+    """Also where paths were relative: services run in another folder."""
+    monkeypatch.chdir(tmp_path)
+    secrets = {"SEECHANGE_POSTGRES_URL": "postgresql://u:pw@h/db", "SEECHANGE_QUEUE_URL": "redis://h/0"}
+    given = {"CONFIG": "a.yaml:b.yaml", "ARCHIVE": "products", "UI_PORT": "0", "MAX_RUNS": "3", "SETTLE_S": "7.5"}
+    found = settings(tmp_path, **given, **{name[10:]: value for name, value in secrets.items()})
+    monkeypatch.chdir("/")
+    again = Settings.from_environment(secrets | found.as_environment())
+    assert again == found
+    assert again.deployment == found.deployment
+    assert "pw" not in " ".join(found.as_environment().values())
+
+
+@pytest.mark.parametrize("variables", [{"CONFIG": "/a.yaml"}, {"WORKERS": "3"}, {"QUEUE_URL": "redis://:pw@h/0"}])
+def test_other_settings_are_another_deployment(tmp_path, variables):
+    assert settings(tmp_path).deployment != settings(tmp_path, **variables).deployment
+    assert settings(tmp_path).deployment == settings(tmp_path).deployment
+
+
+def test_a_changed_configuration_file_is_another_deployment(tmp_path):
+    config = tmp_path / "site.yaml"
+    found = settings(tmp_path, CONFIG=str(config))
+    told = []
+    for text in ("wcs: {}", "wcs: {}", "psf: {}"):
+        config.write_text(text)
+        deployed_version.cache_clear()
+        told.append(found.deployment)
+    assert told[0] == told[1] != told[2]
+
+
+def test_a_catalog_that_appears_in_the_home_changes_no_deployment(tmp_path):
+    before = settings(tmp_path).deployment
+    (tmp_path / "catalog").mkdir()
+    assert settings(tmp_path).deployment == before
 
 
 @given(password=st.text(min_size=1, max_size=20).filter(lambda text: text.isprintable()))

@@ -1,0 +1,79 @@
+"""The files for a cluster name what exists, and a control node without workers hands its runs to the queue."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from resources.services import dagster_ui
+from resources.settings import MAX_RUNS_ELSEWHERE, Settings, project_root
+
+DEPLOY = project_root() / "deploy"
+QUEUE = "redis://:secret@queue.example.org:6379/0"
+
+
+def container():
+    documents = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
+    deployment, configuration = documents
+    return deployment["spec"]["template"]["spec"]["containers"][0], configuration["data"]
+
+
+def parse(arguments):
+    """Whether `seechange` takes these arguments."""
+    from seechange_assets.cli.services import register
+
+    app = typer.Typer()
+    register(app)
+    command = typer.main.get_command(app).commands[arguments[0]]
+    command.make_context(arguments[0], list(arguments[1:]))
+
+
+def test_the_manifest_starts_an_existing_command_with_settings_that_exist():
+    one, configuration = container()
+    program, *arguments = one["command"]
+    assert program == "seechange"
+    parse(arguments)
+    names = [*configuration, *(variable["name"] for variable in one.get("env", []))]
+    assert "SEECHANGE_HOME" in names
+    known = {f"SEECHANGE_{name}" for name in (*map(str.upper, Settings.model_fields), "KAFKA_SERVERS")}
+    assert set(names) <= known
+    settings = Settings.from_environment(configuration)
+    assert settings.home.is_relative_to(one["volumeMounts"][0]["mountPath"])
+
+
+def test_the_batch_script_is_one_and_starts_an_existing_command():
+    script = DEPLOY / "workers.slurm"
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    text = script.read_text()
+    assert "export SEECHANGE_HOME=" in text
+    assert 'seechange workers "$SLURM_CPUS_PER_TASK"' in text.splitlines()[-1]
+    parse(["workers", "32"])
+
+
+def test_an_unknown_argument_would_be_noticed():
+    with pytest.raises(Exception, match=r"(?i)valid int"):
+        parse(["workers", "many"])
+
+
+def written(home: Path, **variables: str) -> dict:
+    names = {f"SEECHANGE_{name}": value for name, value in variables.items()}
+    settings = Settings.from_environment({"SEECHANGE_HOME": str(home), **names})
+    return yaml.safe_load((dagster_ui.prepare_home(settings) / "dagster.yaml").read_text())
+
+
+@pytest.mark.parametrize(
+    ("variables", "launcher", "max_runs"),
+    [
+        ({"QUEUE_URL": QUEUE}, "WarmWorkerLauncher", MAX_RUNS_ELSEWHERE),
+        ({"QUEUE_URL": QUEUE, "MAX_RUNS": "7"}, "WarmWorkerLauncher", 7),
+        ({"WORKERS": "3"}, "WarmWorkerLauncher", 6),
+        ({"WORKERS": "3", "MAX_RUNS": "4"}, "WarmWorkerLauncher", 4),
+        ({"MAX_RUNS": "5"}, "DefaultRunLauncher", 5),
+    ],
+)
+def test_launcher_and_number_of_runs(tmp_path, variables, launcher, max_runs):
+    configuration = written(tmp_path, **variables)
+    assert configuration["run_launcher"]["class"] == launcher
+    assert configuration["concurrency"]["runs"]["max_concurrent_runs"] == max_runs
