@@ -17,7 +17,7 @@ from seechange_assets import partitions
 from sensors.runs import is_one_of
 from sql.base import ProductRow
 from sql.models import ExposureHoldRow, ExposureRow, MasterRow, ReferenceRow, ReportRow, WcsRow
-from sql.sky import overlap_fraction
+from sql.sky import overlap_fraction, separation_deg
 
 MAX_REQUESTS = 160
 #: A product counts as new to a step if it was committed after the step began; this much may lie between a
@@ -28,6 +28,8 @@ _WITHOUT_FILTER = ("bias", "dark")
 #: Footprints whose centres are farther apart than this cannot overlap [deg]; no CCD here is larger.
 _SEARCH_RADIUS_DEG = 2.5
 
+#: Centres are not exactly in the middle of their corners.
+_MARGIN = 1.1
 #: Rows read at once.
 _CHUNK = 500
 #: A report that waits, a product that it may be waiting for, and whether that serves it: asked last, it costs most.
@@ -82,7 +84,7 @@ def _by_report(freed: Iterator[_Freed]) -> Iterator[list[_Freed]]:
 
 
 def _newest(freed: list[_Freed], requested: Collection[str], recipes: Any) -> tuple[str, dg.RunRequest | None]:
-    """(digest, request) of the newest product that frees a report; no request where it was made before, or none does."""
+    """(digest, request) of the newest product that frees a report; no request if it was made before, or none does."""
     for report, product, serves in freed:
         key = _run_key(report, product)
         digest = _digest(key)
@@ -141,7 +143,7 @@ def _freed_by_references(session: Session, recipes: Any, instrument: Any, held: 
     min_overlap = recipes.parameters("diff").min_overlap
     query = (
         _waiting(ReferenceRow, recipes, instrument, held)
-        .add_columns(WcsRow.corners)
+        .add_columns(WcsRow)
         .join(WcsRow, sa.and_(WcsRow.partition == ReportRow.partition, WcsRow.ccd == ReportRow.ccd))
         .where(WcsRow.provenance_id == recipes["wcs"].id)
         .where(ReportRow.waits_for == sa.func.concat("reference/", ReferenceRow.filter, "/", ReportRow.ccd))
@@ -149,12 +151,25 @@ def _freed_by_references(session: Session, recipes: Any, instrument: Any, held: 
         .where(sa.not_(ReferenceRow.members.has_key(ReportRow.partition)))
         .where(_is_near(ReferenceRow, WcsRow))
     )
-    for report, reference, corners in session.execute(query.execution_options(yield_per=_CHUNK)):
-        yield report, reference, functools.partial(_covers, reference.corners, corners, min_overlap)
+    for report, reference, wcs in session.execute(query.execution_options(yield_per=_CHUNK)):
+        yield report, reference, functools.partial(_covers, reference, wcs, min_overlap)
 
 
-def _covers(reference: Any, image: Any, min_overlap: float) -> bool:
-    return overlap_fraction(image, reference) >= min_overlap
+def _covers(reference: ReferenceRow, image: WcsRow, min_overlap: float) -> bool:
+    """Whether a reference covers enough of an image; most neighbours are told by their distance, which costs little.
+
+    What covers more than half of a rectangle and is convex has the rectangle's centre in it.
+    """
+    away_deg = separation_deg(reference.ra_deg, reference.dec_deg, image.ra_deg, image.dec_deg)
+    if min_overlap > 0.5 and away_deg > _MARGIN * _reach_deg(reference):
+        return False
+    return overlap_fraction(image.corners, reference.corners) >= min_overlap
+
+
+def _reach_deg(reference: ReferenceRow) -> float:
+    """Distance of the farthest corner from the centre."""
+    corners = reference.corners
+    return float(separation_deg(reference.ra_deg, reference.dec_deg, corners["ra"], corners["dec"]).max())
 
 
 def _waiting(table: Any, recipes: Any, instrument: Any, held: Collection[str]) -> sa.Select:

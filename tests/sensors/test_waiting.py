@@ -174,3 +174,15 @@ def test_a_tick_ends_with_its_requests(tick, recipes, monkeypatch):
     assert len(tick()) == 1
     assert tick() == tick() == []
     assert len(asked) == 2
+
+
+def test_neighbours_are_told_by_their_distance(tick, recipes, monkeypatch):
+    """Of the 32 references of a field most are near an image and do not cover it."""
+    asked = []
+    real = waiting.overlap_fraction
+    monkeypatch.setattr(waiting, "overlap_fraction", lambda *corners: asked.append(1) or real(*corners))
+    around = [rows.reference(recipes, where={"ra_deg": 150.0 + 0.2 * n}) for n in range(-4, 5) if n]
+    assert tick(*waiting_for_reference(recipes), *around) == []
+    assert len(asked) <= 2
+    large = rows.reference(recipes, where={"ra_deg": 151.0, "side_deg": 3.0})
+    assert len(tick(large)) == 1
