@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from io_managers.staleness import dimension_of
 from seechange_assets import partitions
-from seechange_assets.errors import OUTAGES, StorageFull
+from seechange_assets.errors import OUTAGES, MasterNotFound, StorageFull
 from sensors.runs import UNFINISHED, in_work, is_one_of
 from sensors.waiting import descendants
 from sql.models import ExposureHoldRow, ExposureRow, ReportRow
@@ -86,7 +86,7 @@ def _due(instance: dg.DagsterInstance, store: Any, dimension: str, limit: int) -
     """Failures to request again now, the oldest first."""
     held = instance.get_dynamic_partitions(dimension)
     failed = _failed(store, dimension, held)
-    full, broken = ReportRow.error == StorageFull.__name__, ReportRow.error.in_(_OUTAGES)
+    full, broken = ReportRow.error == StorageFull.__name__, ReportRow.error != StorageFull.__name__
     with store.database.session() as session:
         errors = set(session.scalars(failed.with_only_columns(ReportRow.error).distinct()))
     found: list[ReportRow] = []
@@ -100,12 +100,19 @@ def _due(instance: dg.DagsterInstance, store: Any, dimension: str, limit: int) -
 
 
 def _failed(store: Any, dimension: str, held: Collection[str]) -> sa.Select[Any]:
-    """Steps of these partitions that failed so under the recipes in force, of exposures that nobody holds back."""
+    """Steps of these partitions that failed so under the recipes in force, of exposures that nobody holds back.
+
+    Among them masters that are made with one of another run, which is being made: images that miss one wait for it
+    (`sensors.waiting`), masters fail.
+    """
     recipes = {name: recipe.id for name, recipe in store.recipes.items() if dimension_of(name) == dimension}
     report = ReportRow
+    passes: sa.ColumnElement[bool] = report.error.in_([*_OUTAGES, StorageFull.__name__])
+    if dimension == partitions.CALIBRATION:
+        passes |= sa.and_(report.error == MasterNotFound.__name__, report.waits_for.is_not(None))
     return (
         sa.select(report)
-        .where(report.outcome == "failed", report.error.in_([*_OUTAGES, StorageFull.__name__]))
+        .where(report.outcome == "failed", passes)
         .where(sa.tuple_(report.step, report.provenance_id).in_(list(recipes.items())))
         .where(report.updated_at < sa.func.now() - PAUSE)
         .where(is_one_of(report.partition, held))

@@ -30,9 +30,9 @@ def tick(database, store, instance):
     return evaluate
 
 
-def failed(recipes, partition, step, **values):
+def failed(recipes, partition, step, *, waits_for=None, **values):
     defaults = {"outcome": "failed", "error": StorageFull.__name__, "run_id": "run1", "updated_at": AGO}
-    return rows.report(recipes, partition, step, None, **defaults | values)
+    return rows.report(recipes, partition, step, waits_for, **defaults | values)
 
 
 def add_run(instance, *assets, status=dg.DagsterRunStatus.FAILURE, tags=None, run_id="run1", job="process_ccd"):
@@ -215,3 +215,12 @@ def test_what_somebody_holds_back_is_left_alone(tick, instance, recipes):
 def test_what_waiting_cannot_cure_is_left_alone(tick, instance, recipes, error):
     instance.add_dynamic_partitions("exposure", [KEY])
     assert tick(repeats.repeat_exposures, failed(recipes, KEY, "diff", error=error)) == []
+
+
+def test_a_flat_that_came_before_its_bias_is_made_after_it(tick, instance, recipes):
+    """Biases of another night, or of the run beside where filters change; a run without frames waits for nothing."""
+    instance.add_dynamic_partitions("calibration", ["n1.r", "n2.r"])
+    early = failed(recipes, "n1.r", "master_flat", error="MasterNotFound", waits_for="master_bias//01")
+    empty = failed(recipes, "n2.r", "master_flat", error="MasterNotFound")
+    (request,) = tick(repeats.repeat_masters, early, empty)
+    assert request.partition_key.keys_by_dimension["calibration"] == "n1.r"
