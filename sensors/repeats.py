@@ -8,8 +8,10 @@ CCD that kills its worker, costs one run a day until its night leaves Dagster's 
 How often something has been repeated stands in a tag of the run that failed, so nothing has to be kept about it here.
 """
 
+import hashlib
+import json
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -55,18 +57,24 @@ def _sensor(name: str, job_name: str, dimension: str) -> dg.SensorDefinition:
     """The sensor of the steps that a job makes; `dimension` is that of its partitions beside the CCD."""
 
     def tick(context: dg.SensorEvaluationContext, store: dg.ResourceParam[Any]) -> dg.SensorResult:
-        """The oldest failures first. The time of the failure is in the run key: each is requested again once."""
-        due = _due(context.instance, store, dimension, _n_free(context.instance, job_name))
-        keys = [dg.MultiPartitionKey({dimension: report.partition, "ccd": report.ccd}) for report in due]
-        busy = in_work(context.instance, keys)
-        runs = _runs(context.instance, due)
-        requests = [
-            _request(report, key, runs.get(report.run_id or ""), store.recipes)
-            for report, key in zip(due, keys, strict=True)
-            if str(key) not in busy
-        ]
+        """The oldest failures first. The time of the failure is in the run key: each is requested again once.
+
+        The cursor holds what was requested and has not been at work since: those whose run somebody canceled do not
+        take the place of others.
+        """
+        requested = set(json.loads(context.cursor or "[]"))
+        limit = _n_free(context.instance, job_name)
+        due = {_digest(report): report for report in _due(context.instance, store, dimension, limit, len(requested))}
+        new = _at_rest(context.instance, dimension, [due[digest] for digest in due if digest not in requested][:limit])
+        runs = _runs(context.instance, new.values())
         told = "nothing that failed can be tried again now"
-        return dg.SensorResult(run_requests=requests, skip_reason=None if requests else dg.SkipReason(told))
+        return dg.SensorResult(
+            run_requests=[
+                _request(report, key, runs.get(report.run_id or ""), store.recipes) for key, report in new.items()
+            ],
+            skip_reason=None if new else dg.SkipReason(told),
+            cursor=json.dumps(sorted(requested & due.keys() | {_digest(report) for report in new.values()})),
+        )
 
     return dg.sensor(
         name=name,
@@ -82,8 +90,22 @@ repeat_masters = _sensor("repeat_masters", "build_masters", partitions.CALIBRATI
 repeat_references = _sensor("repeat_references", "build_reference", partitions.FIELD_FILTER)
 
 
-def _due(instance: dg.DagsterInstance, store: Any, dimension: str, limit: int) -> list[ReportRow]:
-    """Failures to request again now, the oldest first."""
+def _digest(report: ReportRow) -> str:
+    told = f"{report.partition}/{report.ccd}/{report.step}/{report.updated_at.timestamp():.6f}"
+    return hashlib.sha256(told.encode()).hexdigest()[:12]
+
+
+def _at_rest(
+    instance: dg.DagsterInstance, dimension: str, reports: Iterable[ReportRow]
+) -> dict[dg.MultiPartitionKey, ReportRow]:
+    """The failures by partition, without those that somebody is working on."""
+    keys = {dg.MultiPartitionKey({dimension: report.partition, "ccd": report.ccd}): report for report in reports}
+    busy = in_work(instance, keys)
+    return {key: report for key, report in keys.items() if str(key) not in busy}
+
+
+def _due(instance: dg.DagsterInstance, store: Any, dimension: str, limit: int, n_requested: int) -> list[ReportRow]:
+    """Failures whose time has come, the oldest first: as many as may be requested, and those that have been."""
     held = instance.get_dynamic_partitions(dimension)
     failed = _failed(store, dimension, held)
     full, broken = ReportRow.error == StorageFull.__name__, ReportRow.error != StorageFull.__name__
@@ -95,8 +117,8 @@ def _due(instance: dg.DagsterInstance, store: Any, dimension: str, limit: int) -
     if errors - {StorageFull.__name__}:
         resting = _resting(instance, datetime.now(UTC))
         is_rested = sa.not_(is_one_of(sa.func.coalesce(ReportRow.run_id, ""), resting))
-        found += _rows(store, failed.where(broken, is_rested), limit)
-    return sorted(found, key=lambda report: report.updated_at)[:limit]
+        found += _rows(store, failed.where(broken, is_rested), limit + n_requested)
+    return sorted(found, key=lambda report: report.updated_at)
 
 
 def _failed(store: Any, dimension: str, held: Collection[str]) -> sa.Select[Any]:
@@ -155,7 +177,7 @@ def _n_fitting(store: Any) -> int:
     return int(room / (PRODUCTS_PER_RAW * exposure.n_bytes / max(1, len(exposure.filters))))
 
 
-def _runs(instance: dg.DagsterInstance, reports: Sequence[ReportRow]) -> dict[str, dg.DagsterRun]:
+def _runs(instance: dg.DagsterInstance, reports: Iterable[ReportRow]) -> dict[str, dg.DagsterRun]:
     """The runs that failed, as far as Dagster has them still."""
     run_ids = [report.run_id for report in reports if report.run_id]
     return {run.run_id: run for run in instance.get_runs(dg.RunsFilter(run_ids=run_ids))} if run_ids else {}

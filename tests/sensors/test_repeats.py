@@ -18,14 +18,18 @@ AGO = datetime.now(UTC) - timedelta(minutes=1)
 
 @pytest.fixture
 def tick(database, store, instance):
-    """Write rows, evaluate a sensor; what it requests."""
+    """Write rows, evaluate a sensor; what it requests. Its cursor is carried on if `carry` is a dictionary."""
 
-    def evaluate(sensor, *new):
+    def evaluate(sensor, *new, carry=None):
         with database.session() as session:
             for row in new:
                 session.merge(row)
                 session.flush()
-        return sensor(dg.build_sensor_context(instance=instance, resources={"store": store})).run_requests or []
+        cursor = (carry or {}).get("cursor")
+        result = sensor(dg.build_sensor_context(instance=instance, cursor=cursor, resources={"store": store}))
+        if carry is not None:
+            carry["cursor"] = result.cursor
+        return result.run_requests or []
 
     return evaluate
 
@@ -224,3 +228,19 @@ def test_a_flat_that_came_before_its_bias_is_made_after_it(tick, instance, recip
     empty = failed(recipes, "n2.r", "master_flat", error="MasterNotFound")
     (request,) = tick(repeats.repeat_masters, early, empty)
     assert request.partition_key.keys_by_dimension["calibration"] == "n1.r"
+
+
+def test_canceled_repetitions_do_not_take_the_place_of_others(tick, instance, recipes, monkeypatch):
+    """Somebody empties the queue: their rows stay as they are, and Dagster does not take their run keys again."""
+    monkeypatch.setattr(repeats, "MAX_REQUESTS", 2)
+    keys = [f"e{n}" for n in range(5)]
+    instance.add_dynamic_partitions("exposure", keys)
+    at = {key: AGO - timedelta(minutes=9 - n) for n, key in enumerate(keys)}
+    broken = [failed(recipes, key, "diff", error="OSError", run_id=None, updated_at=at[key]) for key in keys]
+    carry = {}
+    requests = [*tick(repeats.repeat_exposures, *broken, carry=carry)]
+    for _ in range(3):
+        requests += tick(repeats.repeat_exposures, carry=carry)
+    assert [request.partition_key.keys_by_dimension["exposure"] for request in requests] == keys
+    failed_again = failed(recipes, "e0", "diff", error="OSError", run_id=None)
+    assert len(tick(repeats.repeat_exposures, failed_again, carry=carry)) == 1
