@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.orm import Session
 
+from io_managers.claims import CLAIM_LASTS
 from io_managers.references import in_current_set
 from seechange_assets.nights import CcdState, ExposureState
 from sql.models import AlertSetRow, ExposureClaimRow, ExposureHoldRow, ExposureRow, ReferenceRow, ReportRow
@@ -16,7 +17,8 @@ from sql.models import AlertSetRow, ExposureClaimRow, ExposureHoldRow, ExposureR
 LAST_STEP = "alerts"
 #: An image that is part of its reference is finished: what could come is a reference without it.
 MEMBER = "it is part of its reference, and nothing is subtracted from itself"
-LOST = "its run ended without a word; `seechange process` or a backfill makes it again"
+#: A backfill would not find it: where nothing was made, nothing is stale.
+LOST = "its run ended without a word; `seechange process {exposure} --ccd {ccd}` makes it"
 
 _Key = tuple[str, str]
 
@@ -72,8 +74,11 @@ class _Facts:
     def __init__(self, session: Session, recipes: Any, chosen: sa.Select[Any]) -> None:
         self._ids = {name: recipe.id for name, recipe in recipes.items()}
         report, alerts = ReportRow, AlertSetRow
-        begun = sa.select(report.partition, report.ccd).where(report.partition.in_(chosen)).distinct()
-        self._begun = {(partition, ccd) for partition, ccd in session.execute(begun)}
+        is_recent = sa.func.max(report.updated_at) > sa.func.now() - CLAIM_LASTS
+        begun = sa.select(report.partition, report.ccd, is_recent).where(report.partition.in_(chosen))
+        begun = begun.group_by(report.partition, report.ccd)
+        #: What has begun, and whether a step of it has reported so lately that it may be at work.
+        self._begun = {(partition, ccd): recently for partition, ccd, recently in session.execute(begun)}
         self._problems: Mapping[_Key, list[ReportRow]] = defaultdict(list)
         query = sa.select(report).where(report.partition.in_(chosen), report.outcome != "computed")
         for row in session.scalars(query.order_by(report.updated_at.desc())):
@@ -99,8 +104,9 @@ class _Facts:
             return CcdState(ccd, outcome, stopped.step, reason)
         if made:
             return CcdState(ccd, "done")
-        if claim is not None and claim.expires_at is None:
-            return CcdState(ccd, "failed", None, LOST)
+        is_settled = claim is not None and claim.expires_at is None
+        if is_settled and not self._begun.get(key):  # what waited goes on after its exposure was settled
+            return CcdState(ccd, "failed", None, LOST.format(exposure=key[0], ccd=ccd))
         if key in self._begun:
             return CcdState(ccd, "running")
         if claim is not None:

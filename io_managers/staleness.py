@@ -27,6 +27,13 @@ from sql.models import PRODUCT_ROWS, ExposureRow, ProvenanceRow, ProvenanceUpstr
 DIMENSIONS = (EXPOSURE, CALIBRATION, FIELD_FILTER)
 
 
+def dimension_of(asset: str) -> str:
+    """The dimension of an asset's partitions beside the CCD."""
+    if asset not in SHARED:
+        return EXPOSURE
+    return FIELD_FILTER if asset == REFERENCE else CALIBRATION
+
+
 @dataclass(frozen=True, slots=True)
 class StaleGroup:
     """Partitions of one asset that were made by the same old recipe.
@@ -59,9 +66,7 @@ class Work:
     @property
     def dimension(self) -> str:
         """The dimension of Dagster's partitions that the key belongs to."""
-        if self.assets[0] not in SHARED:
-            return EXPOSURE
-        return FIELD_FILTER if self.assets[0] == REFERENCE else CALIBRATION
+        return dimension_of(self.assets[0])
 
 
 @dataclass(frozen=True, slots=True)

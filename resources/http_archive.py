@@ -24,6 +24,12 @@ _NAME = re.compile(r"[A-Za-z0-9_.+-]{1,120}\.fits(\.fz|\.gz|\.bz2)?")
 _CHUNK = 1 << 20
 _TIMEOUT_S = 20.0
 _FAR_FUTURE = "2999-01-01"
+#: Answers that speak of one file, not of an archive in trouble: not ours to read, not there, gone, not to be had.
+_REFUSALS = frozenset({401, 403, 404, 410, 416, 451})
+
+
+class FileUnavailable(ServiceUnavailable):
+    """An archive answers, and does not give this file, or gives other bytes under its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +105,17 @@ class HttpArchive:
 
         Raises
         ------
+        FileUnavailable
+            The archive refuses this file, or gives other bytes; those are thrown away.
         ServiceUnavailable
-            The archive does not give it, or gives other bytes; those are thrown away.
+            The archive does not give anything now.
         """
         partial = folder / f".{file.md5}.part"
         try:
             is_whole = self._download(file, partial, until)
+        except urllib.error.HTTPError as error:
+            kind = FileUnavailable if error.code in _REFUSALS else ServiceUnavailable
+            raise kind(f"{self._url} does not give {file.name}: {error}") from error
         except (OSError, http.client.HTTPException) as error:
             raise ServiceUnavailable(f"{self._url} broke off {file.name}: {error}") from error
         if not is_whole:
@@ -113,7 +124,7 @@ class HttpArchive:
             found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
         if found != file.md5:
             partial.unlink()
-            raise ServiceUnavailable(f"{self._url} gave {file.name} with MD5 {found}, its record says {file.md5}")
+            raise FileUnavailable(f"{self._url} gave {file.name} with MD5 {found}, its record says {file.md5}")
         partial.replace(folder / file.name)
         return True
 

@@ -144,3 +144,7 @@ class ArchiveError(DataError):
 
 class ParameterError(DataError):
     """A configuration that names an unknown parameter or gives one a value it cannot have."""
+
+
+#: What ends by itself, whatever the data are: who met one of these is tried again after a while (`sensors.repeats`).
+OUTAGES = (WorkerLost, ServiceUnavailable, CatalogError)

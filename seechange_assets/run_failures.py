@@ -5,7 +5,7 @@ from dagster._core.storage.tags import RETRY_ON_ASSET_OR_OP_FAILURE_TAG
 
 from seechange_assets.errors import DataError, RetriableError, SeeChangeError, StorageFull
 
-#: Trying again at once gives the same: the data are the same, or a full disk is (`sensors.room` waits for room).
+#: Trying again at once gives the same: the data are the same, or a full disk is (`sensors.repeats` waits for room).
 _NOT_AT_ONCE = (DataError, StorageFull)
 
 

@@ -11,7 +11,7 @@ from sensors.http_archive import http_archive
 from sensors.new_exposures import new_exposures
 from sensors.night_reports import night_reports
 from sensors.references import new_references
-from sensors.room import masters_out_of_room, out_of_room, references_out_of_room
+from sensors.repeats import repeat_exposures, repeat_masters, repeat_references
 from sensors.stale import stale_partitions
 from sensors.staleness_checks import staleness
 from sensors.waiting import waiting_partitions
@@ -22,9 +22,9 @@ SENSORS = [
     calibration_runs,
     new_references,
     waiting_partitions,
-    out_of_room,
-    masters_out_of_room,
-    references_out_of_room,
+    repeat_exposures,
+    repeat_masters,
+    repeat_references,
     alert_relay,
     stale_partitions,
     staleness,

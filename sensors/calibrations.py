@@ -2,17 +2,26 @@
 
 import hashlib
 import json
-from datetime import timedelta
+from collections import defaultdict
+from datetime import date, timedelta
 from typing import Any
 
 import dagster as dg
 import sqlalchemy as sa
 
 from seechange_assets import partitions
+from sensors.runs import is_one_of
 from sql.models import ExposureRow
 
 #: No exposure for so long: the night is over.
 NIGHT_OVER_S = 3 * 3600.0
+#: Requests of a tick, in whole nights.
+MAX_REQUESTS = 160
+#: The newest masters of each kind go before live data (10), which would wait for them; older ones after it.
+NEWEST_PRIORITY, OLDER_PRIORITY = "20", "5"
+
+#: Run -> (frames per kind of master, CCDs).
+_Runs = dict[str, tuple[dict[str, int], list[str]]]
 
 
 @dg.sensor(
@@ -28,19 +37,52 @@ def calibration_runs(
     instrument: dg.ResourceParam[Any],
     settings: dg.ResourceParam[Any],
 ) -> dg.SensorResult | dg.SkipReason:
-    """One tick. The cursor remembers the frames and recipes of each night's newest request."""
+    """One tick, the newest nights first. The cursor remembers the frames and recipes of each night's newest request.
+
+    A change of recipe makes again what the nights in Dagster's window need; nights before it are left to a backfill.
+    """
     requested: dict[str, str] = json.loads(context.cursor or "{}")
+    runs = _complete_runs(database, recipes, instrument, settings.settle_s)
+    held = _nights_held(context.instance, database)
+    newest = _nearest(runs, max((_night(run) for run in runs), default=""))
+    needed = newest.union(*(_nearest(runs, night) for night in held))
     requests: list[dg.RunRequest] = []
-    for night, counts, ccds in _complete_runs(database, recipes, instrument, settings.settle_s):
+    for run in sorted(runs, reverse=True):
+        counts, ccds = runs[run]
         wanted = _identity(counts, recipes)
-        if requested.get(night) == wanted:
+        has_same_frames = requested.get(run, "").partition("/")[0] == wanted.partition("/")[0]
+        if requested.get(run) == wanted or (has_same_frames and run not in needed):
             continue
-        requested[night] = wanted
-        context.instance.add_dynamic_partitions(partitions.CALIBRATION, [night])
-        requests += [_request(night, ccd, counts, wanted) for ccd in ccds]
+        if requests and len(requests) + len(ccds) > MAX_REQUESTS:
+            break
+        requested[run] = wanted
+        context.instance.add_dynamic_partitions(partitions.CALIBRATION, [run])
+        priority = NEWEST_PRIORITY if run in newest else OLDER_PRIORITY
+        requests += [_request(run, ccd, counts, wanted, priority) for ccd in ccds]
     if not requests:
         return dg.SkipReason("no new calibration frames")
     return dg.SensorResult(run_requests=requests, cursor=json.dumps(requested))
+
+
+def _nights_held(instance: dg.DagsterInstance, database: Any) -> set[str]:
+    """Nights with an exposure that Dagster holds."""
+    held = is_one_of(ExposureRow.key, instance.get_dynamic_partitions(partitions.EXPOSURE))
+    with database.session() as session:
+        return set(session.scalars(sa.select(ExposureRow.night).where(held).distinct()))
+
+
+def _night(run: str) -> str:
+    return run.partition(".")[0]
+
+
+def _nearest(runs: _Runs, night: str) -> set[str]:
+    """The runs whose masters serve a night: of each kind and filter those nearest in time, as images choose them."""
+    by_kind: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
+    for run, (counts, _) in runs.items():
+        days = abs((date.fromisoformat(_night(run)) - date.fromisoformat(night)).days)
+        for kind in counts:
+            by_kind[kind, run.partition(".")[2]][run] = days
+    return {run for days in by_kind.values() for run, away in days.items() if away == min(days.values())}
 
 
 def _identity(counts: dict[str, int], recipes: Any) -> str:
@@ -50,19 +92,17 @@ def _identity(counts: dict[str, int], recipes: Any) -> str:
     return f"{frames}/{hashlib.sha256(ids.encode()).hexdigest()[:10]}"
 
 
-def _request(night: str, ccd: str, counts: dict[str, int], identity: str) -> dg.RunRequest:
+def _request(night: str, ccd: str, counts: dict[str, int], identity: str, priority: str) -> dg.RunRequest:
     return dg.RunRequest(
         run_key=f"{night}/{ccd}/{identity}",
         partition_key=dg.MultiPartitionKey({"calibration": night, "ccd": ccd}),
         asset_selection=[dg.AssetKey(f"master_{kind}") for kind in counts],
-        tags={"dagster/priority": "20", "night": night},
+        tags={"dagster/priority": priority, "night": night},
     )
 
 
-def _complete_runs(
-    database: Any, recipes: Any, instrument: Any, settle_s: float
-) -> list[tuple[str, dict[str, int], list[str]]]:
-    """(run, frames per kind of master, CCDs) of every run with enough frames, none younger than `settle_s`.
+def _complete_runs(database: Any, recipes: Any, instrument: Any, settle_s: float) -> _Runs:
+    """(frames per kind of master, CCDs) of every run with enough frames, none younger than `settle_s`.
 
     A run is a night; with cameras that change filters, flats and fringes of each filter are a run ``night.filter``.
     """
@@ -87,7 +127,7 @@ def _complete_runs(
         run: {kind: n for kind, n in counts.items() if n >= recipes.parameters(f"master_{kind}").min_frames}
         for run, (counts, _) in runs.items()
     }
-    return [(run, enough[run], sorted(ccds)) for run, (_, ccds) in sorted(runs.items()) if enough[run]]
+    return {run: (enough[run], sorted(ccds)) for run, (_, ccds) in runs.items() if enough[run]}
 
 
 def _runs_of(night: str, kind: str, filters: dict[str, str], instrument: Any) -> dict[str, set[str]]:

@@ -19,7 +19,7 @@ from resources.archive import file_digest
 from seechange_assets import partitions
 from seechange_assets.errors import BadExposure, DataError, RetriableError
 from sensors.announce import announce
-from sensors.runs import is_in_work
+from sensors.runs import in_work
 
 #: A tick must stay well below Dagster's 60 s: 5 exposures x 32 CCDs are 160 requests.
 MAX_EXPOSURES = 5
@@ -98,8 +98,9 @@ def _repeat_lost(
     for row, attempt in claims.expired(MAX_EXPIRED):
         with database.session() as session:
             (state,) = exposure_states(session, recipes, instrument.name, keys=[row.key])
-        open_ccds = [ccd.ccd for ccd in state.ccds if ccd.state in {"claimed", "running"}]
-        lost = [ccd for ccd in open_ccds if not is_in_work(instance, _partition(row.key, ccd))]
+        open_ccds = {ccd.ccd: _partition(row.key, ccd.ccd) for ccd in state.ccds if ccd.state in {"claimed", "running"}}
+        busy = in_work(instance, open_ccds.values())
+        lost = [ccd for ccd, key in open_ccds.items() if str(key) not in busy]
         is_retired = not instance.has_dynamic_partition(partitions.EXPOSURE, row.key)
         if not open_ccds or is_retired or (lost and attempt >= MAX_REPEATS):
             claims.settle(row.key)

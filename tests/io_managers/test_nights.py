@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from io_managers import activity
-from io_managers.claims import Claims
+from io_managers.claims import CLAIM_LASTS, Claims
 from io_managers.night_numbers import NightBook
 from io_managers.nights import MEMBER, exposure_states
 from io_managers.store import ProductStore
@@ -115,6 +115,23 @@ def test_a_member_of_its_own_reference_is_finished(database, recipes):
     (member, _) = states["demo_000001"].ccds
     assert (member.step, member.reason) == ("diff", MEMBER)
     assert states["demo_000002"].state == "waiting"
+
+
+def test_what_waited_goes_on_after_its_exposure_was_settled(database, recipes):
+    """Nobody looks at the claim any more, but a run of it reports; after half an hour without a word it is lost."""
+    fill(database, recipes, 1, 2, 10)
+    key = "demo_000001"
+    claims = Claims(database, "demo")
+    claims.claim([key], "t")
+    claims.settle(key)
+    with database.session() as session:
+        session.execute(sa.delete(AlertSetRow).where(AlertSetRow.ccd == "01"))
+        (state,) = exposure_states(session, recipes, "demo", keys=[key])
+        assert [(ccd.state, ccd.reason) for ccd in state.ccds] == [("running", None), ("done", None)]
+        session.execute(sa.update(ReportRow).values(updated_at=sa.func.now() - CLAIM_LASTS))
+        (state,) = exposure_states(session, recipes, "demo", keys=[key])
+        assert [ccd.state for ccd in state.ccds] == ["failed", "done"]
+        assert f"`seechange process {key} --ccd 01`" in state.ccds[0].reason
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from resources.archive import Archive
 from resources.database import Database
 from seechange_assets.errors import StorageFull
 from seechange_assets.partitions import Partition
-from sensors import room
+from sensors import repeats
 
 CHAIN = [
     "image", "background", "sources", "psf", "wcs", "zp", "diff", "detections", "cutouts", "measurements", "scores",
@@ -109,9 +109,9 @@ def exposure_without_products(world, tmp_path) -> str:
 
 def requested(world, monkeypatch) -> list[dg.RunRequest]:
     """What the sensor requests once the pause after a failure is over."""
-    monkeypatch.setattr(room, "PAUSE", timedelta(0))
+    monkeypatch.setattr(repeats, "PAUSE", timedelta(0))
     context = dg.build_sensor_context(instance=world.session.instance, resources={"store": world.session.store})
-    return room.out_of_room(context).run_requests or []
+    return repeats.repeat_exposures(context).run_requests or []
 
 
 def test_a_step_without_room_for_its_file(world, exposure, exposure_without_products, monkeypatch):
@@ -145,10 +145,10 @@ def test_nothing_is_requested_while_there_is_no_room(world, exposure, monkeypatc
     """Room for one CCD's products by the size of the raw file, for none, and where nobody can tell."""
     store = world.session.store
     newest = world.session.registry.after(0)[-1]
-    per_ccd = room.PRODUCTS_PER_RAW * newest.n_bytes / len(newest.filters)
-    for free, n_fitting in ((1.5 * per_ccd, 1), (0.9 * per_ccd, 0), (None, room.MAX_REQUESTS)):
+    per_ccd = repeats.PRODUCTS_PER_RAW * newest.n_bytes / len(newest.filters)
+    for free, n_fitting in ((1.5 * per_ccd, 1), (0.9 * per_ccd, 0), (None, repeats.MAX_REQUESTS)):
         monkeypatch.setattr(Archive, "free_bytes", lambda _, free=free: free)
-        assert room._n_fitting(store) == n_fitting
+        assert repeats._n_fitting(store) == n_fitting
 
 
 def test_the_room_that_products_take(world, exposure):
@@ -156,7 +156,7 @@ def test_the_room_that_products_take(world, exposure):
     raw = world.session.registry.get(exposure)
     folder = Path(world.settings.archive, raw.filepath).parent / "01"
     products = sum(path.stat().st_size for path in folder.iterdir())
-    assert room.PRODUCTS_PER_RAW / 3 < products / (raw.n_bytes / len(raw.filters)) < room.PRODUCTS_PER_RAW
+    assert repeats.PRODUCTS_PER_RAW / 3 < products / (raw.n_bytes / len(raw.filters)) < repeats.PRODUCTS_PER_RAW
 
 
 def test_a_database_without_room(database_url):

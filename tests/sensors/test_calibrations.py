@@ -113,3 +113,57 @@ def test_fringes_where_they_are_wanted_when_the_night_is_over(tick, recipes, tmp
     requests = tick(recipes=wanted)
     assert [(assets(r), r.partition_key.keys_by_dimension["ccd"]) for r in requests] == [(["master_fringe"], "01")]
     assert tick(*frames(recipes, "science", 1, first=6, age_s=60), recipes=wanted) == []
+
+
+@pytest.fixture
+def changed_recipes(tmp_path):
+    changed = tmp_path / "changed.yaml"
+    changed.write_text("master_bias: {validity_days: 7}\n")
+    environment = {"SEECHANGE_HOME": str(tmp_path), "SEECHANGE_INSTRUMENT": "demo", "SEECHANGE_CONFIG": str(changed)}
+    return build_recipes(Settings.from_environment(environment))
+
+
+def nights_of(requests):
+    return [r.partition_key.keys_by_dimension["calibration"] for r in requests]
+
+
+def biases_of_nights(recipes, *days):
+    return [
+        frame
+        for day in days
+        for frame in frames(recipes, "bias", 5, first=100 * day, night=f"2026-11-{day:02d}", filters={"01": "r"})
+    ]
+
+
+def test_the_newest_night_comes_first_and_the_others_after_live_data(tick, recipes):
+    requests = tick(*biases_of_nights(recipes, 3, 1, 2))
+    assert nights_of(requests) == ["2026-11-03", "2026-11-02", "2026-11-01"]
+    assert [r.tags["dagster/priority"] for r in requests] == ["20", "5", "5"]
+
+
+def test_a_change_of_recipe_leaves_nights_before_the_window_alone(tick, recipes, changed_recipes, instance):
+    """Night 2 is nearest to the oldest exposures that Dagster holds; nobody asks for night 1 any more."""
+    held = rows.exposure(recipes, "demo_held", night="2026-11-04")
+    foreign = rows.exposure(recipes, "demo_retired", night="2026-11-01")
+    instance.add_dynamic_partitions("exposure", ["demo_held"])
+    assert len(tick(held, foreign, *biases_of_nights(recipes, 1, 2, 9))) == 3
+    assert nights_of(tick(recipes=changed_recipes)) == ["2026-11-09", "2026-11-02"]
+    assert tick(recipes=changed_recipes) == []
+    instance.add_dynamic_partitions("exposure", ["demo_retired"])  # somebody activates its night
+    assert nights_of(tick(recipes=changed_recipes)) == ["2026-11-01"]
+
+
+def test_the_newest_of_each_kind_is_needed(tick, recipes, changed_recipes):
+    """Biases are not taken every night."""
+    flats = frames(recipes, "flat", 5, night="2026-11-05", filters={"01": "r"})
+    assert len(tick(*biases_of_nights(recipes, 1, 2), *flats)) == 3
+    again = tick(recipes=changed_recipes)
+    assert nights_of(again) == ["2026-11-05", "2026-11-02"]
+    assert {r.tags["dagster/priority"] for r in again} == {"20"}
+
+
+def test_a_tick_requests_a_few_whole_nights(tick, recipes, monkeypatch):
+    monkeypatch.setattr("sensors.calibrations.MAX_REQUESTS", 2)
+    assert nights_of(tick(*biases_of_nights(recipes, 1, 2, 3))) == ["2026-11-03", "2026-11-02"]
+    assert nights_of(tick()) == ["2026-11-01"]
+    assert tick() == []

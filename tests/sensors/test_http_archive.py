@@ -9,8 +9,10 @@ from types import SimpleNamespace
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 
-from sensors.http_archive import MAX_WAITING, http_archive
+from sensors.http_archive import MAX_TRIES, MAX_WAITING, http_archive
+from sql.models import RejectedFileRow
 
 
 class Server(ThreadingHTTPServer):
@@ -19,7 +21,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.records, self.contents, self.searches, self.ranges = [], {}, [], []
-        self.answer, self.chunk = None, None
+        self.answer, self.chunk, self.down, self.refusal = None, None, False, 404
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def add(self, name, content, updated):
@@ -49,8 +51,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         content = self.server.contents.get(self.path.strip("/").rsplit("/", 1)[-1])
-        if content is None:
-            self.send_error(404)
+        if content is None or self.server.down:
+            self.send_error(503 if self.server.down else self.server.refusal)
             return
         asked = self.headers.get("Range")
         self.server.ranges.append(asked)
@@ -74,7 +76,7 @@ def drop(tmp_path):
 
 
 @pytest.fixture
-def tick(server, drop):
+def tick(server, drop, database):
     """Evaluate the sensor, carry its cursor on; what it says."""
     url = f"http://127.0.0.1:{server.server_address[1]}/"
     settings = SimpleNamespace(poll_url=url, drop=drop, instrument="decam")
@@ -82,7 +84,9 @@ def tick(server, drop):
 
     def evaluate():
         nonlocal cursor
-        result = http_archive(dg.build_sensor_context(cursor=cursor, resources={"settings": settings}))
+        result = http_archive(
+            dg.build_sensor_context(cursor=cursor, resources={"settings": settings, "database": database})
+        )
         if isinstance(result, dg.SkipReason):
             return result.skip_message
         cursor = result.cursor
@@ -149,6 +153,43 @@ def test_other_bytes_than_announced_are_thrown_away(server, drop, tick):
     assert names(drop) == ["bad.fits", "good.fits"]
 
 
+@pytest.mark.parametrize("refusal", [403, 404])
+def test_a_file_that_is_refused_is_given_up_and_others_go_on(server, drop, tick, database, refusal):
+    """The cursor stays at it until then, so at last nothing else would be listed."""
+    server.refusal = refusal
+    server.add("refused.fits", b"not for you", at(1))
+    del server.contents[server.records[0]["md5sum"]]
+    server.add("good.fits", b"good", at(2))
+    for _ in range(MAX_TRIES):
+        assert "does not give refused.fits" in tick()
+        assert server.searches[-1][1]["search"][-1][1] <= at(1)
+    assert tick() == "0 files fetched"
+    tick()
+    assert server.searches[-1][1]["search"][-1][1] == at(2)
+    assert names(drop) == ["good.fits"]
+    with database.session() as session:
+        (row,) = session.scalars(sa.select(RejectedFileRow))
+    assert (row.name, row.error) == ("refused.fits", "FileUnavailable")
+    assert str(refusal) in row.message
+
+
+def test_an_archive_that_is_down_is_asked_for_ever(server, drop, tick, database):
+    server.add("good.fits", b"good", at(1))
+    server.down = True
+    for _ in range(2 * MAX_TRIES):
+        assert "503" in tick()
+    server.down = False
+    assert tick() == "1 files fetched"
+
+
+def test_wrong_bytes_are_given_up_too(server, drop, tick, database):
+    server.add("bad.fits", b"pixels", at(1))
+    server.contents[server.records[0]["md5sum"]] = b"PIXELS"
+    for _ in range(MAX_TRIES):
+        assert "its record says" in tick()
+    assert tick() == "0 files fetched"
+
+
 @pytest.mark.parametrize("name", ["../../evil.fits", ".hidden.fits", "a b.fits", "x.fits;rm", "notes.txt"])
 def test_a_name_cannot_leave_the_directory(server, drop, tick, name):
     server.add(name, b"pixels", at(1))
@@ -186,6 +227,12 @@ def test_nothing_is_fetched_into_a_full_directory(drop, tick):
 def test_it_is_off_and_needs_an_address(tmp_path):
     assert http_archive.default_status is dg.DefaultSensorStatus.STOPPED
     settings = SimpleNamespace(poll_url=None, drop=tmp_path, instrument="decam")
-    assert "SEECHANGE_POLL_URL" in http_archive(dg.build_sensor_context(resources={"settings": settings})).skip_message
+    assert (
+        "SEECHANGE_POLL_URL"
+        in http_archive(dg.build_sensor_context(resources={"settings": settings, "database": None})).skip_message
+    )
     settings.poll_url = "file:///etc"
-    assert "http://" in http_archive(dg.build_sensor_context(resources={"settings": settings})).skip_message
+    assert (
+        "http://"
+        in http_archive(dg.build_sensor_context(resources={"settings": settings, "database": None})).skip_message
+    )

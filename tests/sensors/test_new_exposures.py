@@ -327,6 +327,18 @@ def test_a_queued_run_keeps_its_claim(tick, database, recipes, instance):
         assert session.get(ExposureClaimRow, "demo_a").attempt == 0
 
 
+def test_an_expired_claim_costs_one_question_for_all_its_ccds(tick, database, recipes, instance, monkeypatch):
+    add(database, recipes, "demo_a", filters={f"{ccd:02d}": "r" for ccd in range(1, 33)})
+    tick()
+    tick()
+    expire(database)
+    asked = []
+    real = instance.run_storage.get_runs
+    monkeypatch.setattr(instance.run_storage, "get_runs", lambda *a, **k: asked.append(1) or real(*a, **k))
+    assert len(tick()) == 32
+    assert len(asked) == 1
+
+
 def expire(database):
     with database.session() as session:
         session.execute(sa.update(ExposureClaimRow).values(expires_at=sa.text("now() - interval '1 minute'")))

@@ -4,9 +4,12 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
 
+from sensors import waiting
 from sensors.waiting import COMMIT_MARGIN_S, descendants, waiting_partitions
-from sql.models import ProvenanceRow
+from sql.models import ExposureRow, ProvenanceRow, ReportRow
+from tests.io_managers import many_rows
 from tests.sensors import rows
 
 KEY, OTHER = "demo_20261122T040000", "demo_20261122T050000"
@@ -133,3 +136,53 @@ def test_lost_runs_do_not_take_the_place_of_others(tick, recipes, monkeypatch):
     ]
     requests = [*tick(*both, rows.master(recipes, "flat")), *tick(), *tick()]
     assert [r.partition_key.keys_by_dimension["exposure"] for r in requests] == [KEY, OTHER]
+
+
+def test_what_waits_in_retired_nights_is_not_read(tick, database, recipes):
+    """20,000 CCDs that a new master frees and Dagster does not hold; one that it holds goes on."""
+    tick(*waiting_for_flat(recipes))
+    with database.session() as session:
+        many_rows.insert_exposures(session, recipes, 20_000, per_night=2000)
+        told = {"ccd": "01", "step": "image", "provenance_id": recipes["image"].id, "outcome": "waiting"}
+        values = [sa.literal(value) for value in (*told.values(), FOR_FLAT)]
+        of_all = sa.select(ExposureRow.key, *values).where(ExposureRow.key.startswith("demo_0"))
+        session.execute(sa.insert(ReportRow).from_select(["partition", *told, "waits_for"], of_all))
+        assert session.scalar(sa.select(sa.func.count()).select_from(ReportRow)) == 20_001
+    read = []
+    sa.event.listen(ReportRow, "load", count := lambda row, _: read.append(row))
+    try:
+        (request,) = tick(rows.master(recipes, "flat"))
+    finally:
+        sa.event.remove(ReportRow, "load", count)
+    assert request.partition_key.keys_by_dimension["exposure"] == KEY
+    assert [row.partition for row in read] == [KEY]
+
+
+def test_a_tick_ends_with_its_requests(tick, recipes, monkeypatch):
+    """Thousands may be freed at once; those requested stay in the cursor although the tick did not come to them."""
+    monkeypatch.setattr("sensors.waiting.MAX_REQUESTS", 1)
+    asked = []
+    real = waiting.overlap_fraction
+    monkeypatch.setattr(waiting, "overlap_fraction", lambda *corners: asked.append(1) or real(*corners))
+    of_other = (
+        rows.exposure(recipes, OTHER),
+        rows.wcs(recipes, OTHER),
+        rows.report(recipes, OTHER, "diff", FOR_REFERENCE),
+    )
+    assert len(tick(*waiting_for_reference(recipes), *of_other, rows.reference(recipes))) == 1
+    assert len(asked) == 1
+    assert len(tick()) == 1
+    assert tick() == tick() == []
+    assert len(asked) == 2
+
+
+def test_neighbours_are_told_by_their_distance(tick, recipes, monkeypatch):
+    """Of the 32 references of a field most are near an image and do not cover it."""
+    asked = []
+    real = waiting.overlap_fraction
+    monkeypatch.setattr(waiting, "overlap_fraction", lambda *corners: asked.append(1) or real(*corners))
+    around = [rows.reference(recipes, where={"ra_deg": 150.0 + 0.2 * n}) for n in range(-4, 5) if n]
+    assert tick(*waiting_for_reference(recipes), *around) == []
+    assert len(asked) <= 2
+    large = rows.reference(recipes, where={"ra_deg": 151.0, "side_deg": 3.0})
+    assert len(tick(large)) == 1
