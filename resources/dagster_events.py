@@ -155,13 +155,13 @@ class StepwiseEventLog(PostgresEventLogStorage):
 
     def _insert_within(self, connection: sa.Connection, events: Sequence[EventLogEntry]) -> list[int]:
         ids = list(connection.scalars(_RETURN_IDS, [self._event_to_row(event) for event in events]))
-        of_assets = [told for told in zip(events, ids, strict=True) if _asset(told[0])]
-        self._store_asset_event_tags(connection, [event for event, _ in of_assets], [i for _, i in of_assets])
-        newest: dict[tuple[str, str], tuple[EventLogEntry, int]] = {}
-        for event, event_id in of_assets:  # the newest of its kind says all that the table of assets keeps
-            newest[_asset(event), event.get_dagster_event().event_type_value] = event, event_id
+        told = [(asset, event, i) for event, i in zip(events, ids, strict=True) if (asset := _asset(event))]
+        self._store_asset_event_tags(connection, [event for _, event, _ in told], [i for *_, i in told])
+        newest: dict[tuple[str, str], tuple[int, EventLogEntry]] = {}
+        for asset, event, event_id in told:  # the newest of its kind says all that the table of assets keeps
+            newest[asset, event.get_dagster_event().event_type_value] = event_id, event
         # In one order for all: two submitters that lock the rows of assets must not wait for each other.
-        for _, (event, event_id) in sorted(newest.items(), key=lambda item: (item[0][0], item[1][1])):
+        for _, (event_id, event) in sorted(newest.items(), key=lambda item: (item[0][0], item[1][0])):
             self._store_asset_event(connection, event, event_id)
         for event, event_id in zip(events, ids, strict=True):
             if event.is_dagster_event and event.dagster_event_type in ASSET_CHECK_EVENTS:

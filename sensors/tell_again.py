@@ -192,6 +192,7 @@ def _materialization(
         "dagster/code_version": row.provenance_id,
         "dagster/data_version": row.content_hash,
         "dagster/data_version_is_user_provided": "true",
+        **{f"dagster/partition/{dimension}": value for dimension, value in key.keys_by_dimension.items()},
     }
     for parent, version, event in made_of:
         # As Dagster writes it: the hash of the versions of all partitions, of which there is one.
