@@ -103,7 +103,9 @@ class ReferenceStore(ProductStore):
         found = self._candidates(selection, partition)
         return [(place, candidate.exposure) for place, candidates in found.items() for candidate in candidates]
 
-    def _candidates(self, selection: Any, partition: Partition | None = None) -> dict[Partition, list[Candidate]]:
+    def _candidates(
+        self, selection: Any, partition: Partition | None = None, field: str | None = None
+    ) -> dict[Partition, list[Candidate]]:
         """Images by field, filter and CCD, deepest first."""
         query = (
             sa.select(
@@ -121,6 +123,8 @@ class ReferenceStore(ProductStore):
         if partition is not None:
             field_filter = sa.func.concat(ImageRow.field, ".", ImageRow.filter)
             query = query.where(field_filter == base_key(partition.key), ImageRow.ccd == partition.ccd)
+        if field is not None:
+            query = query.where(ImageRow.field == field)
         found = defaultdict(list)
         with self.database.session() as session:
             for row in session.execute(query):
@@ -156,16 +160,16 @@ class ReferenceStore(ProductStore):
                 )
         return StoredImages(self.of_reference_set().load, [Partition(exposure, partition.ccd) for exposure in chosen])
 
-    def references_to_build(self, selection: Any) -> dict[Partition, list[str]]:
+    def references_to_build(self, selection: Any, field: str | None = None) -> dict[Partition, list[str]]:
         """Partitions in which a reference is to be made, each with the images that would make it.
 
         The first of a field, filter and CCD as soon as enough images qualify; another where the images that qualify
         now are expected to go deeper than every one that exists by ``selection.min_gain_mag``. None is made twice of
-        the same images.
+        the same images. All fields are looked at, or the one named.
         """
-        existing = self._existing(self.recipes["reference"].id)
+        existing = self._existing(self.recipes["reference"].id, field)
         wanted = {}
-        for place, candidates in self._candidates(selection).items():
+        for place, candidates in self._candidates(selection, field=field).items():
             rows = existing.get(place, [])
             depth = {candidate.exposure: candidate.limiting_magnitude for candidate in candidates}
             best = [stacked_depth([depth[e] for e in row.members if e in depth]) for row in rows if row.bitflag == 0]
@@ -184,11 +188,13 @@ class ReferenceStore(ProductStore):
         """The partition after the last in which a reference of ``field.filter`` x ccd was made."""
         return _next_version(place, self._existing(provenance_id).get(place, []))
 
-    def _existing(self, provenance_id: str) -> dict[Partition, list[ReferenceRow]]:
+    def _existing(self, provenance_id: str, field: str | None = None) -> dict[Partition, list[ReferenceRow]]:
         """References of a recipe by field, filter and CCD, flagged ones too."""
         query = sa.select(ReferenceRow).where(
             ReferenceRow.provenance_id == provenance_id, ReferenceRow.instrument == self.instrument
         )
+        if field is not None:
+            query = query.where(ReferenceRow.field == field)
         found = defaultdict(list)
         with self.database.session() as session:
             for row in session.scalars(query):

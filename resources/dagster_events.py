@@ -6,8 +6,8 @@ that do not exist any more. A run here is 14 short steps with ten events each, s
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import sqlalchemy as sa
@@ -104,12 +104,19 @@ class StepwiseEventLog(OwnRun):
         return super()._connect()
 
     def index_connection(self) -> AbstractContextManager[sa.Connection]:
-        """A connection; while events are being stored the one of their transaction, so that all is written or nothing."""
+        """A connection; while events are being stored that of their transaction, so that all is written or nothing."""
         open_one = getattr(self._own, "connection", None)
         return nullcontext(open_one) if open_one is not None else super().index_connection()
 
-    def store_together(self, events: Sequence[EventLogEntry]) -> list[int]:
-        """Store many events in one transaction, thousands in a second. Returns their ids in the log."""
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """One transaction for everything that this thread stores within."""
+        self._store_held()
+        with self._one_transaction():
+            yield
+
+    def store_many(self, events: Sequence[EventLogEntry]) -> list[int]:
+        """Store thousands of events in a second, in one transaction. Returns their ids in the log."""
         self._store_held()
         return self._insert(events) if events else []
 
@@ -135,22 +142,28 @@ class StepwiseEventLog(OwnRun):
             raise refused
 
     def _insert(self, events: Sequence[EventLogEntry]) -> list[int]:
+        with self._one_transaction() as connection:
+            return self._insert_within(connection, events)
+
+    @contextmanager
+    def _one_transaction(self) -> Iterator[sa.Connection]:
+        outer = getattr(self._own, "connection", None)
         with self.index_transaction() as connection:
             self._own.connection = connection
             try:
-                return self._insert_within(connection, events)
+                yield connection
             finally:
-                self._own.connection = None
+                self._own.connection = outer
 
     def _insert_within(self, connection: sa.Connection, events: Sequence[EventLogEntry]) -> list[int]:
         ids = list(connection.scalars(_RETURN_IDS, [self._event_to_row(event) for event in events]))
-        of_assets = [told for told in zip(events, ids, strict=True) if _asset(told[0])]
-        self._store_asset_event_tags(connection, [event for event, _ in of_assets], [i for _, i in of_assets])
-        newest: dict[tuple[str, str], tuple[EventLogEntry, int]] = {}
-        for event, event_id in of_assets:  # the newest of its kind says all that the table of assets keeps
-            newest[_asset(event), event.get_dagster_event().event_type_value] = event, event_id
+        told = [(asset, event, i) for event, i in zip(events, ids, strict=True) if (asset := _asset(event))]
+        self._store_asset_event_tags(connection, [event for _, event, _ in told], [i for *_, i in told])
+        newest: dict[tuple[str, str], tuple[int, EventLogEntry]] = {}
+        for asset, event, event_id in told:  # the newest of its kind says all that the table of assets keeps
+            newest[asset, event.get_dagster_event().event_type_value] = event_id, event
         # In one order for all: two submitters that lock the rows of assets must not wait for each other.
-        for _, (event, event_id) in sorted(newest.items(), key=lambda item: (item[0][0], item[1][1])):
+        for _, (event_id, event) in sorted(newest.items(), key=lambda item: (item[0][0], item[1][0])):
             self._store_asset_event(connection, event, event_id)
         for event, event_id in zip(events, ids, strict=True):
             if event.is_dagster_event and event.dagster_event_type in ASSET_CHECK_EVENTS:

@@ -1,10 +1,12 @@
 """A reference is built as soon as enough images qualify for it, and again when they go deeper."""
 
 import hashlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
 
+from io_managers.reference_news import ReferenceNews
 from seechange_assets import partitions
 from seechange_assets.errors import ReferenceConflict
 from seechange_assets.partitions import Partition
@@ -20,18 +22,32 @@ from sensors.runs import is_in_work
 def new_references(
     context: dg.SensorEvaluationContext, store: dg.ResourceParam[Any], recipes: dg.ResourceParam[Any]
 ) -> dg.SensorResult | dg.SkipReason:
-    """One tick: request every reference that is to be made, the first or a deeper one, and is not being built."""
-    requests = []
+    """One tick: request every reference that is to be made, the first or a deeper one, and is not being built.
+
+    A field that has one to be made is looked at in each tick until it is there.
+    """
+    requests, open_fields = [], []
+    selection = recipes.parameters("reference")
     try:
-        wanted = store.references_to_build(recipes.parameters("reference"))
+        news = ReferenceNews(store, selection, context.cursor)
+        for field in news.fields():
+            wanted = store.references_to_build(selection, field)
+            open_fields += [field] if wanted else []
+            requests += _requests(context.instance, wanted, recipes)
     except ReferenceConflict as error:
         return dg.SkipReason(str(error))
+    skipped = None if requests else dg.SkipReason("no reference to build")
+    return dg.SensorResult(run_requests=requests, skip_reason=skipped, cursor=news.cursor(open_fields))
+
+
+def _requests(
+    instance: dg.DagsterInstance, wanted: Mapping[Partition, list[str]], recipes: Any
+) -> Iterator[dg.RunRequest]:
     for partition, exposures in wanted.items():
         key = dg.MultiPartitionKey({"field_filter": partition.key, "ccd": partition.ccd})
-        if not is_in_work(context.instance, key):
-            context.instance.add_dynamic_partitions(partitions.FIELD_FILTER, [partition.key])
-            requests.append(_request(partition, exposures, recipes))
-    return dg.SensorResult(run_requests=requests) if requests else dg.SkipReason("no reference to build")
+        if not is_in_work(instance, key):
+            instance.add_dynamic_partitions(partitions.FIELD_FILTER, [partition.key])
+            yield _request(partition, exposures, recipes)
 
 
 def _request(partition: Partition, exposures: list[str], recipes: Any) -> dg.RunRequest:

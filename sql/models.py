@@ -188,10 +188,11 @@ class WcsRow(ProductRow, Base):
 
 
 class ZeroPointRow(ProductRow, Base):
-    """Photometric zero points."""
+    """Photometric zero points. Sensors look for new ones by `materialized_at`."""
 
     __tablename__ = "zero_points"
 
+    materialized_at: Mapped[datetime] = mapped_column(server_default=sa.func.now(), index=True)
     zp: Mapped[float]
     zp_err: Mapped[float]
     scatter: Mapped[float]

@@ -22,9 +22,10 @@ def retire(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Take old nights out of Dagster and prune its log. Products, rows and reports stay.
+    """Take old nights out of Dagster and forget their runs and events. Products, rows and reports stay.
 
-    Exposures with unfinished runs stay too. Where no run is at work, disk space is given back.
+    Exposures with unfinished runs or an unfinished backfill stay too; nights that were activated go as well. Where no
+    run is at work, disk space is given back.
     """
     from seechange_assets.cli.session import open_session
     from seechange_assets.errors import ParameterError
@@ -47,7 +48,8 @@ def retire(
     if as_json:
         print_json(asdict(done))
         return
-    typer.echo(f"{done.n_exposures} exposures of {len(done.nights)} nights retired, {done.n_left} left with open runs")
+    typer.echo(f"{done.n_exposures} exposures of {len(done.nights)} nights retired")
+    typer.echo(f"{done.n_left} left with unfinished runs or backfills")
     typer.echo(f"{done.n_runs} runs and {done.n_events} events forgotten")
     typer.echo(f"Dagster's database: {done.bytes_before / 1e6:.1f} MB before, {done.bytes_after / 1e6:.1f} MB now")
 
@@ -55,7 +57,10 @@ def retire(
 def activate(
     nights: Annotated[list[str], typer.Argument(help="Nights (YYYY-MM-DD).")], as_json: JsonOption = False
 ) -> None:
-    """Bring nights back into Dagster, with the status they had, for a look or for reprocessing."""
+    """Bring nights back into Dagster, with the status they had, for a look or for reprocessing.
+
+    They stay until `seechange retire` takes them: the nightly one leaves them.
+    """
     from seechange_assets.cli.session import open_session
     from sensors import window
 

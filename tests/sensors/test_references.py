@@ -5,6 +5,7 @@ import uuid
 import dagster as dg
 import pytest
 
+from io_managers.reference_news import Seen
 from seechange_assets.partitions import Partition
 from sensors.references import new_references
 from sensors.runs import UNFINISHED
@@ -18,16 +19,21 @@ class Wanted:
     def __init__(self, n, partition=FIELD):
         self.n, self.partition = n, partition
 
-    def references_to_build(self, selection):
+    def references_to_build(self, selection, field):
+        assert field == ""  # the one name that is tried where there are no images
         return {self.partition: [f"exposure{i}" for i in range(self.n)]} if self.n else {}
 
 
 @pytest.fixture
-def tick(recipes, instance):
-    def evaluate(store):
+def tick(recipes, instance, store, monkeypatch):
+    """Evaluate the sensor for the first time; what it requests."""
+
+    def evaluate(wanted):
+        monkeypatch.setattr(store, "references_to_build", wanted.references_to_build)
         context = dg.build_sensor_context(instance=instance, resources={"store": store, "recipes": recipes})
         result = new_references(context)
-        return [] if isinstance(result, dg.SkipReason) else result.run_requests
+        evaluate.cursor = result.cursor
+        return result.run_requests
 
     return evaluate
 
@@ -37,6 +43,13 @@ def test_what_is_to_be_built_is_requested(tick, instance):
     (request,) = tick(Wanted(3))
     assert request.partition_key == dg.MultiPartitionKey({"field_filter": "f1.r", "ccd": "01"})
     assert instance.get_dynamic_partitions("field_filter") == ["f1.r"]
+
+
+def test_a_field_is_looked_at_until_its_reference_is_there(tick):
+    tick(Wanted(0))
+    assert Seen.read(tick.cursor).open == []
+    tick(Wanted(3))
+    assert Seen.read(tick.cursor).open == [""]
 
 
 def test_a_newer_one_is_a_partition_of_its_own(tick, instance):
