@@ -26,7 +26,8 @@ def new_references(
 
     A field that has one to be made is looked at in each tick until it is there.
     """
-    requests, open_fields = [], []
+    requests: list[dg.RunRequest] = []
+    open_fields: list[str] = []
     selection = recipes.parameters("reference")
     try:
         news = ReferenceNews(store, selection, context.cursor)

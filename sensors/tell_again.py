@@ -99,7 +99,7 @@ class _Teller:
 
     def _rows(self, table: type[ProductRow]) -> list[Any]:
         """All versions of a product, in the order in which Dagster was told of them."""
-        columns = [c for c in table.__table__.c if not isinstance(c.type, JSONB) or c.name == "summary"]
+        columns = [c for c in sa.inspect(table).columns if not isinstance(c.type, JSONB) or c.name == "summary"]
         query = (
             sa.select(*columns)
             .where(table.partition.in_(self._keys), table.provenance_id.not_in(self._foreign))
