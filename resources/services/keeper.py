@@ -21,6 +21,7 @@ from resources.settings import Settings, deployed_version, project_root
 
 NAME = "keeper"
 _PERIOD_S = 2.0
+_START_TIMEOUT_S = 60.0
 _LONGEST_PAUSE_S = 30.0
 _log = logging.getLogger("seechange.keeper")
 
@@ -30,15 +31,28 @@ def find(supervisor: Supervisor) -> psutil.Process | None:
     return supervisor.find(NAME)
 
 
-def start(settings: Settings, supervisor: Supervisor) -> psutil.Process:
-    """Start the keeper of this home, anew: it keeps what the last `up` asked for."""
-    from resources.services import dagster_ui
+def start(settings: Settings, supervisor: Supervisor) -> None:
+    """Start the keeper of this home, anew if it keeps other settings than this `up`; wait until it serves the reports.
 
+    Raises
+    ------
+    ServiceUnavailable
+        If it ends while starting.
+    """
+    from resources import services
+
+    if find(supervisor) is not None and supervisor.version(NAME) == settings.deployment:
+        return
     stop(supervisor)
-    environment = dagster_ui.environment(settings)
-    return supervisor.start(
-        NAME, [sys.executable, "-m", "resources.services"], environment=environment, folder=project_root()
+    services.record(settings, reports_url=None)
+    process = supervisor.start(
+        NAME,
+        [sys.executable, "-m", "resources.services"],
+        version=settings.deployment,
+        environment=services.dagster_ui.environment(settings),
+        folder=project_root(),
     )
+    supervisor.wait_until_ready(NAME, process, lambda: settings.reports_url is not None, timeout_s=_START_TIMEOUT_S)
 
 
 def stop(supervisor: Supervisor) -> None:
