@@ -54,7 +54,7 @@ class TinySurvey:
         """Put one raw file after another into the drop directory; each gives the key of its exposure."""
         from astropy.io import fits
 
-        camera, n_known = Tiny(), len(self._session.registry.after(0))
+        camera, n_known = Tiny(), sum(row.mjd >= _FIRST_MJD for row in self._session.registry.after(0))
         for number in range(n_known, n_known + n):
             mjd = _FIRST_MJD + CADENCE_DAYS * number
             start = MJD_ZERO + timedelta(days=mjd)
