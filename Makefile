@@ -14,7 +14,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 PYTEST := $(BIN)/python -m pytest -q -n $(shell expr $$(nproc) + 1) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-faults lint docs bench bench-night bench-orchestration clean
+.PHONY: help install demo test test-slow test-faults lint docs bench bench-night bench-orchestration bench-window clean
 
 help: ## This list
 	@sed -n '1s/^# //p' Makefile
@@ -58,6 +58,9 @@ bench-night: install ## A night of LS4 through the whole system: seconds and mem
 
 bench-orchestration: install ## What Dagster itself costs per run
 	$(BIN)/python benchmarks/orchestration.py $(ARGS)
+
+bench-window: install ## A full window of Dagster, 3,000 exposures of 32 CCDs: pages, new exposures, retire and activate
+	$(BIN)/python benchmarks/window.py $(ARGS)
 
 clean: ## Remove caches; products, databases and the virtual environment stay
 	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache build *.egg-info

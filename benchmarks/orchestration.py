@@ -66,6 +66,10 @@ class Night:
         self._files = self.survey.arrivals(n_exposures)
         self.process(N_WARM_UP, lambda what, _: show(f"warm up: {what}"))
 
+    def count_anew(self) -> None:
+        """Take what is done now as what has been dropped so far: rows came that are none of ours."""
+        self._first = self.n_done() - self.n_ccds * self._n_dropped
+
     def n_done(self) -> int:
         """CCDs that have reached their alerts."""
         with self.database.session() as session:

@@ -93,14 +93,11 @@ class WindowSeed:
     ----------
     nights : list of str
         Those of the copies, the oldest first.
-    newest : str
-        Key of the newest copy.
     """
 
     def __init__(self, survey: Database, dagster: Database) -> None:
         self._survey, self._dagster = survey, dagster
         self.nights: list[str] = []
-        self.newest = ""
 
     def fill(self, n_exposures: int, n_nights: int, show: Callable[[str], None]) -> None:
         """Make so many copies, in as many nights."""
@@ -133,7 +130,6 @@ class WindowSeed:
             for statement in _DAGSTER:
                 session.execute(sa.text(statement), {"key": template.key})
         self.nights = sorted({*self.nights, *(copy["night"] for copy in copies)})
-        self.newest = copies[-1]["key"]
 
 
 def _make_copies(session: Session) -> None:

@@ -287,14 +287,16 @@ def _register_recipes(store: ProductStore) -> None:
 
 def upsert(session: Session, table: type[ProductRow], values: dict[str, Any]) -> None:
     """Insert a row; if it exists with the same content only note that it was materialized again."""
-    statement = insert(table).values(**values)
+    now = sa.func.clock_timestamp()
+    statement = insert(table).values(**values, materialized_at=now)
     changed = sa.or_(table.content_hash != values["content_hash"], table.sha256 != values["sha256"])
     new = {k: v for k, v in values.items() if k not in ("id", "partition", "ccd", "provenance_id")}
-    session.execute(
+    written = session.execute(
         statement.on_conflict_do_update(
             index_elements=["partition", "ccd", "provenance_id"],
-            set_=new | {"updated_at": sa.func.now()},
+            set_=new | {"updated_at": sa.func.now(), "materialized_at": now},
             where=changed,
-        )
+        ).returning(table.id)
     )
-    session.execute(sa.update(table).where(table.id == values["id"]).values(materialized_at=sa.func.clock_timestamp()))
+    if written.scalar() is None:
+        session.execute(sa.update(table).where(table.id == values["id"]).values(materialized_at=now))
