@@ -52,6 +52,16 @@ class TinySurvey:
 
     def arrivals(self, n: int) -> Iterator[str]:
         """Put one raw file after another into the drop directory; each gives the key of its exposure."""
+        for hidden in self._raw_files(n):
+            yield Tiny().read_exposure(_shown(hidden)).key
+
+    def burst(self, n: int) -> None:
+        """Put so many into it at once."""
+        for hidden in list(self._raw_files(n)):
+            _shown(hidden)
+
+    def _raw_files(self, n: int) -> Iterator[Path]:
+        """New raw files, hidden from the sensor by the dot before their names."""
         from astropy.io import fits
 
         camera, n_known = Tiny(), sum(row.mjd >= _FIRST_MJD for row in self._session.registry.after(0))
@@ -72,8 +82,7 @@ class TinySurvey:
                 hdus.append(fits.ImageHDU(self._frame, header=header))
             hidden = self.settings.drop / f".tiny_{number:05d}.fits"
             hdus.writeto(hidden)
-            hidden.rename(hidden.with_name(hidden.name[1:]))
-            yield camera.read_exposure(hidden.with_name(hidden.name[1:])).key
+            yield hidden
 
     def _run_model(self, simulated: SimulatedSurvey) -> None:
         session = self._session
@@ -119,6 +128,10 @@ class TinySurvey:
             placed = moved(reference, ccd)
             placed = replace(placed, info=replace(placed.info, ccd=ccd, filter=name))
             store.save("reference", Partition(f"{placed.info.field}.{name}", ccd), placed)
+
+
+def _shown(hidden: Path) -> Path:
+    return hidden.rename(hidden.with_name(hidden.name[1:]))
 
 
 def _run(session: Session, job: str, partition: dict[str, str], assets: list[str]) -> None:

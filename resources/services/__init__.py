@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -11,6 +12,8 @@ from resources.services.supervisor import Supervisor, stop_all
 from resources.settings import Settings, redacted
 from seechange_assets.errors import ServiceUnavailable
 
+#: Workers import everything, and Dagster loads its definitions.
+RENEWAL_TIMEOUT_S = 180.0
 State = Literal["running", "stopped", "external", "unreachable", "degraded"]
 
 
@@ -103,6 +106,41 @@ def down(settings: Settings) -> list[str]:
             stopped.append("postgres")
         settings.state_file.unlink(missing_ok=True)
         return stopped
+
+
+def renew_workers(settings: Settings) -> bool:
+    """Have the keeper start Dagster and its warm workers anew where they are of older code or configuration.
+
+    They keep the settings that `up` gave them and finish the runs in hand. Returns whether that was necessary; without
+    workers on this machine it never is, as each run reads everything anew.
+
+    Raises
+    ------
+    ServiceUnavailable
+        If there is no keeper, or what it starts is not of this version.
+    """
+    supervisor = Supervisor(settings.home)
+    if workers.find(supervisor) is None or _is_of_this_code(settings, supervisor):
+        return False
+    if supervisor.find(keeper.NAME) is None:
+        raise ServiceUnavailable("the warm workers are of an older version of the configuration: run `seechange up`")
+    with exclusively(settings):
+        supervisor.stop(dagster_ui.NAME)  # first: it would hand runs to workers that are gone
+        supervisor.stop(workers.NAME, patience_s=120.0)
+    give_up = time.monotonic() + RENEWAL_TIMEOUT_S
+    while time.monotonic() < give_up:
+        time.sleep(1.0)
+        is_back = workers.find(supervisor) is not None and dagster_ui.find(supervisor) is not None
+        if is_back and dagster_ui.answers(str(settings.ui_url)):
+            if _is_of_this_code(settings, supervisor):
+                return True
+            break
+    raise ServiceUnavailable("the services do not have the configuration of this command: run `seechange up`")
+
+
+def _is_of_this_code(settings: Settings, supervisor: Supervisor) -> bool:
+    """Whether the workers listen to the queue of this version of code and configuration, whatever else they know."""
+    return supervisor.version(workers.NAME).split(" ")[0] == settings.queue_name
 
 
 def status(settings: Settings) -> list[ServiceStatus]:

@@ -12,15 +12,20 @@ _TIMEOUT_S = 60.0
 
 
 def reload_location(settings: Any, recipes: Any) -> None:
-    """Have a running Dagster load the configuration in force, where it serves another one.
+    """Have a running Dagster, and its warm workers, load the configuration in force where they have another one.
 
     Raises
     ------
     ServiceUnavailable
         It was started with other settings, so reading the files again does not help.
     """
-    url = settings.ui_url
-    if url is None or _serves(url, recipes):
+    from resources import services
+
+    if settings.ui_url is None:
+        return
+    services.renew_workers(settings)  # they have read the configuration before they forked
+    url = str(settings.ui_url)
+    if _serves(url, recipes):
         return
     _ask(url, _RELOAD)
     if not _serves(url, recipes):

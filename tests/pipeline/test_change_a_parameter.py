@@ -30,14 +30,20 @@ AFTER_WCS = {"wcs", "zp", "diff", "detections", "cutouts", "measurements", "scor
 PATIENCE_S = 400.0
 
 
-@pytest.fixture
-def processed(short_home: Path) -> Iterator[World]:
-    """One CCD of two reference epochs more than needed and of one exposure, and Dagster with its daemon."""
+@pytest.fixture(params=["0"])
+def processed(short_home: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+    """One CCD of two reference epochs more than needed and of one exposure, and Dagster with its daemon.
+
+    The parameter is the number of warm workers.
+    """
     (short_home / "without_sensors.py").write_text(WITHOUT_SENSORS)
     (short_home / "workspace.yaml").write_text(WORKSPACE)
     (short_home / "site.yaml").write_text("")
     workspace, site = (str(short_home / name) for name in ("workspace.yaml", "site.yaml"))
-    environment = {"SEECHANGE_UI_PORT": "0", "SEECHANGE_WORKSPACE": workspace, "SEECHANGE_CONFIG": site}
+    environment = {
+        "SEECHANGE_UI_PORT": "0", "SEECHANGE_WORKSPACE": workspace, "SEECHANGE_CONFIG": site,
+        "SEECHANGE_WORKERS": request.param,
+    }  # fmt: skip
     world = World(short_home, environment)
     simulated = world.simulated
     with world.as_environment():
@@ -183,6 +189,20 @@ def test_a_killed_backfill_is_carried_on(processed):
     finished = {key for key, at in done.items() if attempts(world)[key] == at}
     assert len(finished) >= len(done) - 1  # the step that was being told to Dagster may be tried again
     assert len(tried(world, before)) == total
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processed", ["1"], indirect=True)
+def test_warm_workers_take_the_change_too(processed):
+    """They and Dagster are started anew by the command: what they have read they keep."""
+    world = processed
+    configure(world, "wcs: {max_stars: 1500}")
+    command = world.spawn("backfill")
+    out, err = command.communicate(timeout=PATIENCE_S)
+    assert command.returncode == 0, (out, err)
+    wait_until_nothing_is_stale(world)
+    states = {service.name: service.state for service in services.status(world.settings)}
+    assert states["workers"] == states["dagster"] == "running", states
 
 
 def tell_lineage(world: World) -> None:

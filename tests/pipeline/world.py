@@ -41,9 +41,11 @@ class Answer:
 class World:
     """One home with its services, a simulated survey, and the commands of a user."""
 
+    instrument = "demo"
+
     def __init__(self, home: Path, environment: dict[str, str]) -> None:
         self.home = home
-        self.environment = environment | {"SEECHANGE_INSTRUMENT": "demo", "SEECHANGE_HOME": str(home)}
+        self.environment = environment | {"SEECHANGE_INSTRUMENT": self.instrument, "SEECHANGE_HOME": str(home)}
         self.environment["SEECHANGE_CATALOG"] = str(home / "simulation" / "catalog" / "gaia.fits")
         self.settings = Settings.from_environment(self.environment)
         self.session = Session(self.settings)
