@@ -155,10 +155,13 @@ class ProductStore:
         written anew since, where its file is gone, and where the product is the newest version: who asks for that
         wants it made again.
         """
+        table = PRODUCT_ROWS[product]
+        with self.database.session() as session:  # mostly there is none: asked without the machinery of the mapper
+            if session.scalar(_is_there(product), {"id": self.row_id(product, partition)}) is None:
+                return None
         row = self.row(product, partition)
         if row is None or not self.archive.exists(row.filepath):
             return None
-        table = PRODUCT_ROWS[product]
         versions = sa.select(sa.func.max(table.materialized_at)).where(
             table.partition == partition.key, table.ccd == partition.ccd, table.id != row.id
         )
@@ -234,12 +237,9 @@ class ProductStore:
             "waits_for": getattr(error, "waits_for", None),
             "error": type(error).__name__ if error else None,
             "message": str(error)[:2000] if error else None,
-            "updated_at": sa.func.now(),
         }
-        statement = insert(ReportRow).values(**values)
-        keys = ("partition", "ccd", "step")
         with self.database.session() as session:
-            session.execute(statement.on_conflict_do_update(index_elements=keys, set_=values))
+            session.execute(_report_statement(frozenset(values)), values)
 
     def latest_report(self, partition: str, ccd: str) -> ReportRow | None:
         """The newest step of a partition that did not end well, or None."""
@@ -285,18 +285,49 @@ def _register_recipes(store: ProductStore) -> None:
         tags.use(session, store.tag, store.recipes.values())
 
 
+def _table(mapped: Any) -> sa.Table:
+    """The table behind a mapped class: its statements are compiled without the machinery of the mapper."""
+    table: sa.Table = mapped.__table__
+    return table
+
+
+@functools.cache
+def _is_there(product: str) -> sa.Select[Any]:
+    """Whether there is a row of this id (parameter ``id``)."""
+    table = _table(PRODUCT_ROWS[product])
+    return sa.select(table.c.id).where(table.c.id == sa.bindparam("id"))
+
+
+@functools.cache
+def _report_statement(names: frozenset[str]) -> Any:
+    """Write a row of `reports` with these columns, or over the one of the same step and partition; built once."""
+    statement = insert(_table(ReportRow))
+    new = {name: statement.excluded[name] for name in sorted(names)} | {"updated_at": sa.func.now()}
+    return statement.on_conflict_do_update(index_elements=["partition", "ccd", "step"], set_=new)
+
+
 def upsert(session: Session, table: type[ProductRow], values: dict[str, Any]) -> None:
     """Insert a row; if it exists with the same content only note that it was materialized again."""
+    written = session.execute(_upsert_statement(_table(table), frozenset(values)), values)
+    if written.scalar() is None:
+        now = sa.func.clock_timestamp()
+        session.execute(sa.update(table).where(table.id == values["id"]).values(materialized_at=now))
+
+
+@functools.cache
+def _upsert_statement(rows: sa.Table, names: frozenset[str]) -> Any:
+    """Insert a row with these columns; over one of other content; returns the id of what was written."""
+    statement = insert(rows)
+    changed = sa.or_(*(rows.c[name] != statement.excluded[name] for name in ("content_hash", "sha256")))
+    kept = {"id", "partition", "ccd", "provenance_id"}
+    new = {name: statement.excluded[name] for name in sorted(names - kept)}
     now = sa.func.clock_timestamp()
-    statement = insert(table).values(**values, materialized_at=now)
-    changed = sa.or_(table.content_hash != values["content_hash"], table.sha256 != values["sha256"])
-    new = {k: v for k, v in values.items() if k not in ("id", "partition", "ccd", "provenance_id")}
-    written = session.execute(
-        statement.on_conflict_do_update(
+    return (
+        statement.values({**{name: sa.bindparam(name) for name in sorted(names)}, "materialized_at": now})
+        .on_conflict_do_update(
             index_elements=["partition", "ccd", "provenance_id"],
             set_=new | {"updated_at": sa.func.now(), "materialized_at": now},
             where=changed,
-        ).returning(table.id)
+        )
+        .returning(rows.c.id)
     )
-    if written.scalar() is None:
-        session.execute(sa.update(table).where(table.id == values["id"]).values(materialized_at=now))
