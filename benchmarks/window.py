@@ -4,9 +4,9 @@
     make bench-window ARGS="--exposures 600 --json"
 
 The real definitions and services with tiny CCDs (`benchmarks/tiny_survey.py`). One exposure goes through the chain;
-its rows, in the survey's tables and in Dagster's, are then copied by the database itself to as many exposures of five
+its rows, in the survey's tables and in Dagster's, are then copied by the database itself to as many exposures of ten
 nights. Timed before and after: new exposures from the drop directory to the alerts of their CCDs. Timed after: the
-pages in a real browser, `retire` of three nights and `activate` of one, with what Dagster counts each time.
+pages in a real browser, `retire` of six nights and `activate` of one, with what Dagster counts each time.
 """
 
 import json
@@ -35,9 +35,9 @@ from resources import services  # noqa: E402
 from seechange_assets.cli.common import print_json, progress_bar  # noqa: E402
 
 Show = Callable[[str], None]
-N_NIGHTS = 5
+N_NIGHTS = 10
 #: Exposures that are timed one by one.
-N_TIMED = 7
+N_TIMED = 5
 #: Loads of a page; the first is cold.
 N_LOADS = 4
 #: A page that asks nothing for so long has all it wants [s].
@@ -94,11 +94,11 @@ def measure(night: Night, n_exposures: int, figures: dict[str, Any], show: Show)
     figures["full_window"] = timed_exposures(night, show)
     figures["counts"], figures["database_mb"] = counts(night), sizes_mb(night)
     figures["pages_s"] = pages(night.settings.ui_url, show)
-    show("retire three nights")
-    figures["retire_s"] = command(night, "retire", "--before", seed.nights[3])
+    show("retire six nights")
+    figures["retire_s"] = command(night, "retire", "--before", seed.nights[6])
     figures["counts_after_retire"], figures["database_mb_after_retire"] = counts(night), sizes_mb(night)
     show("activate one night")
-    figures["activate_s"] = command(night, "activate", seed.nights[2])
+    figures["activate_s"] = command(night, "activate", seed.nights[5])
     figures["counts_after_activate"], figures["database_mb_after_activate"] = counts(night), sizes_mb(night)
     figures["after_activate"] = timed_exposures(night, show)
 
