@@ -18,6 +18,8 @@ from seechange_assets.errors import ServiceUnavailable
 
 NAME = "dagster"
 START_TIMEOUT_S = 180.0
+#: The first look at a full window counts 100,000 partitions of each asset; Dagster's own limit, 15 s, makes an error of it.
+STATEMENT_TIMEOUT_MS = 180_000
 PARTS = ("dagster code-server", "dagster api grpc", "dagster_webserver", "dagster._daemon")
 # Parallelism is runs; a thread pool in each of them would only make them wait for one another.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
@@ -77,6 +79,7 @@ def _launch(settings: Settings, supervisor: Supervisor) -> psutil.Process:
     close_orphaned_runs(settings)
     command = [sys.executable, "-m", "dagster", "dev", "--workspace", str(settings.workspace)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"]
+    command += ["--db-statement-timeout", str(STATEMENT_TIMEOUT_MS)]
     return supervisor.start(
         NAME,
         command,
