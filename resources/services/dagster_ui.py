@@ -18,7 +18,7 @@ from seechange_assets.errors import ServiceUnavailable
 
 NAME = "dagster"
 START_TIMEOUT_S = 180.0
-#: The first look at a full window counts 100,000 partitions of each asset; Dagster's own limit, 15 s, makes an error of it.
+#: The first look at a full window counts 100,000 partitions of each asset; 15 s, Dagster's own limit, is an error then.
 STATEMENT_TIMEOUT_MS = 180_000
 PARTS = ("dagster code-server", "dagster api grpc", "dagster_webserver", "dagster._daemon")
 # Parallelism is runs; a thread pool in each of them would only make them wait for one another.
