@@ -5,7 +5,6 @@ Private names of Dagster are used to see which partitions a backfill has (its mi
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import date
 from typing import Any
 
 import dagster as dg
@@ -15,7 +14,7 @@ from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 
 from io_managers import window
 from seechange_assets import partitions
-from seechange_assets.errors import ParameterError, ProductNotFound
+from seechange_assets.errors import ProductNotFound
 from sensors.tell_again import tell_again
 
 #: Nights with exposures that stay: 5 nights of 600 exposures x 32 CCDs are the 100,000 partitions Dagster is good for.
@@ -166,20 +165,6 @@ def activate(instance: dg.DagsterInstance, database: Any, recipes: Any, instrume
         if keys:
             _forget_status(instance, instance.all_asset_keys())
     return len(keys)
-
-
-def checked_night(text: str) -> str:
-    """`text`, if it is a date ``YYYY-MM-DD``.
-
-    Raises
-    ------
-    ParameterError
-        It is none.
-    """
-    try:
-        return date.fromisoformat(text).isoformat()
-    except ValueError:
-        raise ParameterError(f"{text!r:.40} is no night: expected YYYY-MM-DD") from None
 
 
 @dg.op(description="Takes all but the newest nights out of Dagster and prunes its log.")

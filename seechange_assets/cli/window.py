@@ -29,13 +29,14 @@ def retire(
     """
     from seechange_assets.cli.session import open_session
     from seechange_assets.errors import ParameterError
+    from seechange_assets.names import checked_night
     from sensors import window
 
     if (before is None) == (older_than is None):
         raise ParameterError("say which nights: --before NIGHT, or --older-than N")
     session = open_session(settings())
     database, instrument = session.store.database, session.store.instrument
-    limit = window.checked_night(before) if before else window.first_night_kept(database, instrument, older_than or 1)
+    limit = checked_night(before) if before else window.first_night_kept(database, instrument, older_than or 1)
     if dry_run:
         found = window.to_retire(session.instance, database, instrument, limit)
         plan = {night: len(keys) for night, keys in found.items()}
@@ -62,11 +63,12 @@ def activate(
     They stay until `seechange retire` takes them: the nightly one leaves them.
     """
     from seechange_assets.cli.session import open_session
+    from seechange_assets.names import checked_night
     from sensors import window
 
     session = open_session(settings())
     store = session.store
-    chosen = [window.checked_night(night) for night in nights]
+    chosen = [checked_night(night) for night in nights]
     with busy("activating"):
         n_back = window.activate(session.instance, store.database, store.recipes, store.instrument, chosen)
     print_json({"exposures": n_back}) if as_json else typer.echo(f"{n_back} exposures are back")

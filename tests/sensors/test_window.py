@@ -15,7 +15,7 @@ from io_managers.staleness import Staleness, Work
 from resources.services import dagster_ui
 from resources.settings import Settings
 from seechange_assets import partitions
-from seechange_assets.errors import ParameterError, ProductNotFound
+from seechange_assets.errors import ProductNotFound
 from seechange_assets.partitions import Partition
 from sensors import window
 from sensors.announce import announce
@@ -387,8 +387,6 @@ def test_which_nights_are_old(observed, database):
     assert window.first_night_kept(database, "demo", 2) == NIGHTS[1]
     assert window.first_night_kept(database, "demo", 9) == NIGHTS[0]
     assert window.first_night_kept(database, "ls4", 2) == ""
-    with pytest.raises(ParameterError, match="YYYY-MM-DD"):
-        window.checked_night("yesterday")
 
 
 def test_an_unknown_night_is_said(observed, database, recipes):
