@@ -184,7 +184,7 @@ def n_bytes(instance):
 
 
 def assert_shrinks_below(instance, limit, timeout_s=20.0):
-    """Postgres keeps deleted rows while any other snapshot is open, its own autovacuum's too: then the next one helps."""
+    """Postgres keeps deleted rows while a snapshot is open, its own autovacuum's too: then the next one helps."""
     deadline = time.monotonic() + timeout_s
     while n_bytes(instance) >= limit:
         assert time.monotonic() < deadline, f"still {n_bytes(instance)} bytes, not below {limit}"
