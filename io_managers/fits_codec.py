@@ -47,7 +47,7 @@ def write_product(product: Any, path: Path, cards: dict[str, str]) -> None:
     hdus.writeto(path, overwrite=True, output_verify="ignore")  # our own headers: the check is half of the time
 
 
-def read_product(path: Path, without: Collection[str] = ()) -> Any:
+def read_product(path: Path, without: Collection[str] = (), *, mapped: bool = False) -> Any:
     """Read a product back, arrays read-only and in native byte order.
 
     Parameters
@@ -55,6 +55,8 @@ def read_product(path: Path, without: Collection[str] = ()) -> Any:
     path : Path
     without : collection of str
         Fields of the product whose arrays are not read: they come back empty, of shape (0, 0).
+    mapped : bool
+        Leave images of floating point in the file, in its byte order: only what is looked at is read.
 
     Raises
     ------
@@ -66,7 +68,7 @@ def read_product(path: Path, without: Collection[str] = ()) -> Any:
     try:
         with fits.open(path, memmap=False, character_as_bytes=False) as hdus:
             meta = json.loads(hdus[META].data.tobytes())
-            return _restore(meta, hdus, frozenset(name.upper() for name in without))
+            return _restore(meta, hdus, frozenset(name.upper() for name in without), mapped)
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise ArchiveError(f"{path} is not a readable product file: {error}") from error
 
@@ -89,19 +91,19 @@ def _flatten(value: Any, name: str, blocks: dict[str, Any]) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _restore(meta: Any, hdus: "HDUList", without: frozenset[str]) -> Any:
+def _restore(meta: Any, hdus: "HDUList", without: frozenset[str], mapped: bool) -> Any:
     if not isinstance(meta, dict):
         return meta
     if "product" in meta:
-        fields = {key: _restore(item, hdus, without) for key, item in meta["fields"].items()}
+        fields = {key: _restore(item, hdus, without, mapped) for key, item in meta["fields"].items()}
         return _PRODUCT_CLASSES[meta["product"]](**fields)
     if "tuple" in meta:
-        return tuple(_restore(item, hdus, without) for item in meta["tuple"])
+        return tuple(_restore(item, hdus, without, mapped) for item in meta["tuple"])
     if "dict" in meta:
-        return {key: _restore(item, hdus, without) for key, item in meta["dict"].items()}
+        return {key: _restore(item, hdus, without, mapped) for key, item in meta["dict"].items()}
     if meta["hdu"] in without:
         return np.empty((0, 0), np.dtype(meta["dtype"]).newbyteorder("="))
-    return _from_hdu(hdus[meta["hdu"]], meta["dtype"])
+    return _from_hdu(hdus[meta["hdu"]], meta["dtype"], mapped)
 
 
 def _to_hdu(name: str, block: Any, product: Any) -> Any:
@@ -128,10 +130,13 @@ def _wcs_text(product: Any) -> str:
     return ""
 
 
-def _from_hdu(hdu: Any, dtype: str | None) -> Any:
+def _from_hdu(hdu: Any, dtype: str | None, mapped: bool) -> Any:
     if dtype is None:
         return _from_table_hdu(hdu)
     native = np.dtype(dtype).newbyteorder("=")
+    if mapped and native.kind == "f" and len(hdu.shape) == 2:
+        place = hdu.fileinfo()
+        return np.memmap(place["file"].name, native.newbyteorder(">"), "r", place["datLoc"], hdu.shape)
     array = hdu.data
     del hdu.data  # an open file keeps every array it has given: a product would be in memory twice
     if array.dtype == native.newbyteorder() and array.flags.writeable:

@@ -64,5 +64,5 @@ class Store(Protocol):
     def reference(self, row_id: str) -> Reference:
         """The reference with this row id."""
 
-    def load(self, product: str, partition: Partition, *, without: Collection[str] = ()) -> Any:
+    def load(self, product: str, partition: Partition, *, without: Collection[str] = (), mapped: bool = False) -> Any:
         """A product of the current recipes, verified against its row; empty arrays in the fields of `without`."""

@@ -7,6 +7,7 @@ its unit in the name. Arrays are handed over read-only. A NaN in a table means "
 measured"; a NaN pixel is always flagged.
 """
 
+import functools
 from dataclasses import dataclass, field
 from enum import IntFlag
 from typing import TYPE_CHECKING, Any
@@ -445,8 +446,12 @@ def header_from_text(text: str) -> "Header":
     return Header.fromstring(text, sep="\n")
 
 
+@functools.lru_cache(maxsize=16)
 def wcs_from_text(text: str) -> "WCS":
-    """An `astropy.wcs.WCS` from header text; the standard header fixes are silent."""
+    """An `astropy.wcs.WCS` from header text; the standard header fixes are silent.
+
+    Whoever asks for the same text gets the same object: copy it before you change it.
+    """
     import warnings
 
     from astropy.wcs import WCS, FITSFixedWarning

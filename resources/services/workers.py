@@ -10,8 +10,8 @@ from resources.services.supervisor import Supervisor
 from resources.settings import Settings, project_root
 
 NAME = "workers"
-#: Arrays up to an image of single precision come from the heap and stay in it during a run: with pages of their own the
-#: system would clear these again for each (0.8 of 2.6 s in `diff`). After the run the worker gives them back.
+#: Arrays up to an image of single precision come from the heap and stay in it: with pages of their own the system would
+#: clear these again for each (0.8 of 2.6 s in `diff`).
 GLIBC = {"MALLOC_MMAP_THRESHOLD_": str(48 * 2**20), "MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_ARENA_MAX": "2"}
 START_TIMEOUT_S = 120.0
 

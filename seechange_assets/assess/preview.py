@@ -87,7 +87,8 @@ def _pictures(product: Any) -> Iterable[Grey]:
 
 def _valid(pixels: NDArray[Any], flags: NDArray[np.uint16]) -> Grey:
     """Pixels as float32, NaN where a detector defect or the edge of the data is flagged."""
-    return np.where(flags & (Flag.BAD | Flag.NO_DATA | Flag.OUT_OF_BOUNDS), np.float32(np.nan), pixels)
+    unknown = np.uint16(Flag.BAD | Flag.NO_DATA | Flag.OUT_OF_BOUNDS)  # of the type of the flags: a quarter of the time
+    return np.where(flags & unknown, np.float32(np.nan), pixels)
 
 
 def _stamp_rows(cutouts: p.Cutouts, count: int) -> Grey:

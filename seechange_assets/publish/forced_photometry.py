@@ -228,7 +228,8 @@ def forced_photometry(
     )
 
     def load(exposure: str, ccd: str) -> Difference:
-        earlier: Difference = store.load("diff", Partition(exposure, ccd), without=("score", "flux", "flux_err"))
+        unused = ("score", "flux", "flux_err")
+        earlier: Difference = store.load("diff", Partition(exposure, ccd), without=unused, mapped=True)
         return earlier
 
     measure_history(store.database, load, diff, provenance_ids=ids, is_test=is_test, **parameters.arguments())

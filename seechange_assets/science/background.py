@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from seechange_assets.errors import BadPixels
 from seechange_assets.products import Background, FloatImage, Image
+from seechange_assets.science.ordering import ascending, part_medians
 from seechange_assets.science.source_mask import (
     BIN_PX,
     bin_sums,
@@ -185,39 +186,41 @@ def _measure_boxes(
         cut = np.s_[i * box : (i + 1) * box : every, j * box : (j + 1) * box]
         inside = usable[cut]
         if np.count_nonzero(inside) >= max(MIN_USABLE_FRACTION * inside.size, 9):
-            pixels = (data[cut] - _slope(data[cut], inside))[inside]
+            pixels = _leveled(data[cut], inside, *_slope(data[cut], inside))
             level[i, j], rms[i, j] = mode_and_rms(pixels, skew_factor)
     return level, rms
 
 
-def _slope(data: FloatImage, usable: Mask) -> FloatImage | np.float32:
+def _slope(data: FloatImage, usable: Mask) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Plane through the sky of a box, zero in its middle: left in, it would pass for noise of the sky.
 
-    Zero where too few parts of the box have a median to tell.
+    It is the sum of what is returned: one value for each row and one for each column. Zero where too few parts of
+    the box have a median to tell.
     """
     ny, nx = data.shape
-    rows = slice(None, None, max(data.size // SLOPE_PIXELS, 1))
-    data, usable = data[rows], usable[rows]
-    edges = [np.arange(PARTS + 1) * n // PARTS for n in data.shape]
+    step = max(data.size // SLOPE_PIXELS, 1)
+    edges = [np.arange(PARTS + 1) * n // PARTS for n in (-(-ny // step), nx)]
+    medians = part_medians(data, usable, step, edges[0], edges[1], MIN_PART_PIXELS)
     # Middle of each part where the box runs from -1 to 1.
     middles = [(edge[1:] + edge[:-1] - 1) / max(edge[-1] - 1, 1) - 1.0 for edge in edges]
-    known = []
-    for j, i in np.ndindex(PARTS, PARTS):
-        part = np.s_[edges[0][j] : edges[0][j + 1], edges[1][i] : edges[1][i + 1]]
-        pixels = data[part][usable[part]]
-        if pixels.size >= MIN_PART_PIXELS:
-            known.append((_middle_value(pixels), middles[1][i], middles[0][j]))
-    if len(known) <= PARTS * PARTS // 2:
-        return np.float32(0)
-    along, up = _least_absolute_plane(np.array(known))
-    return np.linspace(-up, up, ny, dtype=np.float32)[:, None] + np.linspace(-along, along, nx, dtype=np.float32)
+    up, along = np.meshgrid(*middles, indexing="ij")
+    known = np.isfinite(medians)
+    if np.count_nonzero(known) <= PARTS * PARTS // 2:
+        return np.zeros(ny, np.float32), np.zeros(nx, np.float32)
+    along, up = _least_absolute_plane(np.stack([medians[known], along[known], up[known]], axis=1))
+    return np.linspace(-up, up, ny, dtype=np.float32), np.linspace(-along, along, nx, dtype=np.float32)
 
 
-def _middle_value(values: NDArray[np.float32]) -> float:
-    """Median of finite values, without what `numpy.median` spends on all others."""
-    low, high = (values.size - 1) // 2, values.size // 2
-    ordered = np.partition(values, (low, high))
-    return 0.5 * (float(ordered[low]) + float(ordered[high]))
+@numba.njit(cache=True)
+def _leveled(data, usable, of_row, of_column):  # type: ignore[no-untyped-def]
+    """The usable pixels less a plane, ``(n,)`` float32."""
+    pixels, n = np.empty(data.size, np.float32), 0
+    for row in range(data.shape[0]):
+        for column in range(data.shape[1]):
+            if usable[row, column]:
+                pixels[n] = data[row, column] - (of_row[row] + of_column[column])
+                n += 1
+    return pixels[:n]
 
 
 @numba.njit(cache=True)
@@ -255,7 +258,7 @@ def mode_and_rms(pixels: NDArray[np.float32], skew_factor: float = SKEW_FACTOR) 
     tuple of float
         Level and rms, in the unit of the pixels.
     """
-    ordered = np.sort(pixels, axis=None)
+    ordered = ascending(np.ravel(pixels))
     origin = float(ordered[ordered.size // 2])
     centered, total, squares = _running_sums(ordered, origin)
     low, high = 0, centered.size

@@ -83,21 +83,34 @@ def _pixels(difference: Difference, ra: FloatArray, dec: FloatArray) -> tuple[Fl
 def _fit(
     difference: Difference, x: FloatArray, y: FloatArray, stamp_fwhms: float, max_masked_fraction: float
 ) -> tuple[FloatArray, FloatArray]:
-    """Flux and error [ADU], NaN where too much of the PSF is masked."""
-    from seechange_assets.science.psf_photometry import fit_flux, gather, unit_stamps
+    """Flux and error [ADU], NaN where too much of the PSF is masked.
 
-    if len(x) == 0:
-        return np.empty(0), np.empty(0)
+    Looks at the pixels of the stamps alone, so that the arrays may stay in their file.
+    """
+    from seechange_assets.science.psf_photometry import central_pixels, chunks, fit_stamps, unit_stamps
+
     size = 2 * int(np.ceil(stamp_fwhms * difference.psf.fwhm_px)) + 1
-    variance = np.square(difference.noise)
-    variance[(difference.flags != 0) | ~(variance > 0)] = np.inf
-    fit = fit_flux(difference.data, variance, difference.psf, x, y, size)
-    center = np.floor(x + 0.5), np.floor(y + 0.5)
-    stamps = unit_stamps(difference.psf, x, y, size, center)
-    _, weights = gather(difference.data, variance, *center, size)
-    seen = np.where(weights > 0, stamps, 0.0).sum(axis=(1, 2)) / stamps.sum(axis=(1, 2))
-    measured = seen >= 1.0 - max_masked_fraction
-    return np.where(measured, fit.flux, np.nan), np.where(measured, fit.flux_err, np.nan)
+    out = np.full((2, len(x)), np.nan)
+    for part in chunks(len(x)):
+        stamps = unit_stamps(difference.psf, x[part], y[part], size, central_pixels(x[part], y[part]))
+        pixels, weights = _pixels_and_weights(difference, x[part], y[part], size)
+        flux, flux_err, _ = fit_stamps(stamps, pixels, weights)
+        seen = np.where(weights > 0, stamps, 0.0).sum(axis=(1, 2)) / stamps.sum(axis=(1, 2))
+        out[:, part] = np.where(seen >= 1.0 - max_masked_fraction, [flux, flux_err], np.nan)
+    return out[0], out[1]
+
+
+def _pixels_and_weights(
+    difference: Difference, x: FloatArray, y: FloatArray, size: int
+) -> tuple[FloatArray, FloatArray]:
+    """Stamps ``(n, size, size)`` of the pixels and their inverse variance, zero where flagged, unknown or outside."""
+    rows, columns, inside = _stamp_indices(difference.data.shape, x, y, size)
+    pixels, noise = difference.data[rows, columns], difference.noise[rows, columns]
+    usable = inside & (difference.flags[rows, columns] == 0) & (noise > 0) & np.isfinite(noise) & np.isfinite(pixels)
+    variance = np.square(noise).astype(float)
+    return np.where(usable, pixels, 0.0).astype(float), np.divide(
+        1.0, variance, out=np.zeros_like(variance), where=usable
+    )
 
 
 def _stamp_indices(

@@ -71,10 +71,10 @@ def fit_flux(
     x, y = _positions(x, y)
     out = np.full((3, x.size), np.nan)
     for part in chunks(x.size):
-        center = _central_pixels(x[part], y[part])
+        center = central_pixels(x[part], y[part])
         stamps = unit_stamps(psf, x[part], y[part], size, center)
         pixels, weights = gather(data, variance, *center, size)
-        out[:, part] = _linear_fit(stamps, pixels, weights)
+        out[:, part] = fit_stamps(stamps, pixels, weights)
     return FluxFit(*out)
 
 
@@ -127,12 +127,16 @@ def chunks(n: int) -> list[slice]:
     return [slice(first, min(first + CHUNK, n)) for first in range(0, n, CHUNK)]
 
 
-def _central_pixels(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+def central_pixels(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Column and row of the pixel that each position lies in."""
     return np.floor(x + 0.5), np.floor(y + 0.5)
 
 
-def _linear_fit(stamps: FloatArray, pixels: FloatArray, weights: FloatArray) -> FloatArray:
-    """Rows flux, flux_err, chi2 of ``pixels = flux * stamp`` with inverse variances `weights`."""
+def fit_stamps(stamps: FloatArray, pixels: FloatArray, weights: FloatArray) -> FloatArray:
+    """Rows flux, flux_err, chi2 (as in `FluxFit`) of ``pixels = flux * stamp``; all of shape ``(n, size, size)``.
+
+    `stamps` are those of `unit_stamps`, `weights` the inverse variances of the pixels, zero where one takes no part.
+    """
     information = np.einsum("nij,nij,nij->n", weights, stamps, stamps)
     enough = _weight_fraction(stamps, weights) >= MIN_WEIGHT_FRACTION
     information = np.where(enough & (information > 0), information, np.nan)
@@ -160,10 +164,10 @@ def _fit_chunk(
     data: NDArray[np.floating], variance: NDArray[np.floating], psf: Psf, x: FloatArray, y: FloatArray, size: int
 ) -> FloatArray:
     """Rows of `PositionFit`. The stamps of pixels stay where they are while the PSF moves over them."""
-    center = _central_pixels(x, y)
+    center = central_pixels(x, y)
     pixels, weights = gather(data, variance, *center, size)
     fit_x, fit_y = x.copy(), y.copy()
-    moving = np.isfinite(_linear_fit(unit_stamps(psf, x, y, size, center), pixels, weights)[0])
+    moving = np.isfinite(fit_stamps(unit_stamps(psf, x, y, size, center), pixels, weights)[0])
     settled = np.zeros(x.size, bool)
     for _ in range(MAX_ITERATIONS):
         now = np.flatnonzero(moving & ~settled)
@@ -183,7 +187,7 @@ def _fit_chunk(
     fit_x, fit_y = np.where(good, fit_x, x), np.where(good, fit_y, y)
     _, covariance = _newton_step(psf, fit_x, fit_y, center, pixels, weights)
     stamps = unit_stamps(psf, fit_x, fit_y, size, center)
-    flux, flux_err, _ = _linear_fit(stamps, pixels, weights)
+    flux, flux_err, _ = fit_stamps(stamps, pixels, weights)
     chi2 = _reduced_chi2(flux, stamps, pixels, weights, 3)
     with np.errstate(invalid="ignore"):
         errors = np.sqrt(np.stack([covariance[:, 1, 1], covariance[:, 2, 2]]))
@@ -205,7 +209,7 @@ def _newton_step(
     stamps = unit_stamps(psf, x, y, size, center)
     along_x = unit_stamps(psf, x + h, y, size, center) - unit_stamps(psf, x - h, y, size, center)
     along_y = unit_stamps(psf, x, y + h, size, center) - unit_stamps(psf, x, y - h, size, center)
-    flux = np.nan_to_num(_linear_fit(stamps, pixels, weights)[0])
+    flux = np.nan_to_num(fit_stamps(stamps, pixels, weights)[0])
     scale = (flux / (2.0 * h))[:, None, None]
     basis = np.stack([stamps, scale * along_x, scale * along_y], axis=1).reshape(len(x), 3, -1)
     weighted = basis * weights.reshape(len(x), 1, -1)

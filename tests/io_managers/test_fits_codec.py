@@ -78,6 +78,16 @@ def test_arrays_that_are_not_wanted_come_back_empty(tmp_path):
     assert_same(dataclasses.replace(image, data=back.data), back)
 
 
+def test_mapped_images_stay_in_the_file(tmp_path):
+    image = next(products())
+    write_product(image, tmp_path / "a.fits", {})
+    back = read_product(tmp_path / "a.fits", mapped=True)
+    assert isinstance(back.data, np.memmap)
+    assert not back.data.flags.writeable
+    np.testing.assert_array_equal(back.data, image.data)
+    assert_same(image, dataclasses.replace(back, data=image.data))
+
+
 @pytest.mark.parametrize("product", list(products()), ids=lambda p: type(p).__name__)
 def test_files_pass_the_fits_checks(product, tmp_path):
     write_product(product, tmp_path / "a.fits", {})

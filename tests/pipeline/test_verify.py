@@ -3,10 +3,15 @@
 import threading
 from pathlib import Path
 
+import numpy as np
+import pytest
 import sqlalchemy as sa
 
+from io_managers import store as store_module
 from io_managers import verify as verify_module
 from io_managers.verify import verify
+from seechange_assets.errors import ArchiveError
+from seechange_assets.partitions import Partition
 from sql.models import PsfRow
 
 
@@ -48,6 +53,27 @@ def test_a_damaged_input_stops_the_step_with_one_clear_line(world, exposure):
         assert "differs from its row" in failure.event_specific_data.error.to_string()
     finally:
         path.write_bytes(content)
+
+
+def test_mapped_products_are_read_whole_only_after_their_file_was_touched(world, exposure, monkeypatch):
+    digests = []
+    digest = store_module._digest_once
+    monkeypatch.setattr(store_module, "_digest_once", lambda path: digests.append(path) or digest(path))
+    place, store = Partition(exposure, "02"), world.session.store
+    path = next(Path(world.settings.archive).rglob(f"{exposure}/02/image.*.fits"))
+    whole, mapped = store.load("image", place), store.load("image", place, mapped=True)
+    np.testing.assert_array_equal(mapped.data, whole.data)
+    assert not digests
+    content = path.read_bytes()
+    try:
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+        with pytest.raises(ArchiveError, match="differs from its row"):
+            store.load("image", place, mapped=True)
+    finally:
+        path.write_bytes(content)
+    assert store.load("image", place, mapped=True).data.shape == whole.data.shape
+    assert len(digests) == 2
 
 
 def test_what_is_written_meanwhile_is_no_problem(world, exposure, monkeypatch):
