@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session, aliased
 
 from io_managers.recipes import Change, changes_between, stored
@@ -221,7 +222,7 @@ class Staleness:
             same = (current.partition == table.partition, current.ccd == table.ccd)
             query = query.where(~sa.exists().where(*same, current.provenance_id == self._recipes[asset].id))
         if len(others) > 1:
-            query = query.distinct(table.partition, table.ccd)
+            query = query.ext(distinct_on(table.partition, table.ccd))
             query = query.order_by(table.partition, table.ccd, table.materialized_at.desc())
         return _of_night(query, table, night)
 

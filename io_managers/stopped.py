@@ -9,6 +9,7 @@ from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
 from io_managers.reference_sets import in_current_set
@@ -53,7 +54,7 @@ class StoppedSteps:
         query = sa.select(_STOPPED).where(_STOPPED.c.step.in_(steps))
         if len(steps) > 1:  # the first step that stopped is the one to name
             rank = sa.func.array_position(sa.cast(steps, sa.ARRAY(sa.Text)), sa.cast(_STOPPED.c.step, sa.Text))
-            query = query.distinct(_STOPPED.c.partition, _STOPPED.c.ccd)
+            query = query.ext(distinct_on(_STOPPED.c.partition, _STOPPED.c.ccd))
             query = query.order_by(_STOPPED.c.partition, _STOPPED.c.ccd, rank)
         first = _of(query, night).subquery()
         told = (first.c.step, first.c.provenance_id, first.c.outcome)
