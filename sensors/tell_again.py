@@ -61,6 +61,18 @@ def tell_again(instance: dg.DagsterInstance, database: Any, recipes: Recipes, ke
         yield n_events
 
 
+def untold(instance: dg.DagsterInstance, database: Any, recipes: Recipes, keys: Sequence[str]) -> list[str]:
+    """Those of the exposures that have products Dagster does not know of.
+
+    So it is where `process` or `ingest` has brought one back into the window alone.
+    """
+    found: list[str] = []
+    for start in range(0, len(keys), _CHUNK):
+        with database.session() as session:
+            found += _Teller(instance, session, recipes, keys[start : start + _CHUNK]).untold()
+    return found
+
+
 class _Teller:
     """Tells of some exposures in one transaction of Dagster's log."""
 
@@ -76,14 +88,26 @@ class _Teller:
         self._feeds = self._upstreams({row.provenance_id for rows in products.values() for row in rows})
         failed = self._failed(products)
         runs = self._runs(failed)  # before the events that name them: without any they are found and forgotten
-        assets = [dg.AssetKey(name).to_string() for name in CHAIN]
-        with self._log.index_connection() as connection:
-            known = window.told(connection, assets, self._keys)
+        known = self._known()
         with self._log.together():
             n_events = self._exposures()
             for name, rows in products.items():
                 n_events += self._products(name, rows, known)
             return n_events + self._failures(failed, runs)
+
+    def untold(self) -> list[str]:
+        """Exposures with a product that Dagster does not know of."""
+        known = self._known()
+        rows = {name: self._rows(PRODUCT_ROWS[name]) for name in CHAIN}
+        found = {row.partition for name in CHAIN for row in rows[name] if _place(name, row) not in known}
+        return [key for key in self._keys if key in found]
+
+    def _known(self) -> Mapping[tuple[str, str], int]:
+        """(asset, partition) -> the event that tells of it."""
+        assets = [dg.AssetKey(name).to_string() for name in CHAIN]
+        with self._log.index_connection() as connection:
+            known: Mapping[tuple[str, str], int] = window.told(connection, assets, self._keys)
+        return known
 
     def _exposures(self) -> int:
         rows = self._session.scalars(sa.select(ExposureRow).where(ExposureRow.key.in_(self._keys)).order_by("mjd"))
@@ -119,13 +143,11 @@ class _Teller:
         return found
 
     def _products(self, name: str, rows: Sequence[Any], known: Mapping[tuple[str, str], int]) -> int:
-        asset = dg.AssetKey(name).to_string()
-        keys = {row.id: partition_key(name, Partition(row.partition, row.ccd)) for row in rows}
-        new = [row for row in rows if (asset, str(keys[row.id])) not in known]
-        events = [_entry(_materialization(name, keys[row.id], row, self._made_of(row))) for row in new]
+        new = [row for row in rows if _place(name, row) not in known]
+        events = [_entry(_materialization(name, _key(name, row), row, self._made_of(row))) for row in new]
         ids = {row.id: event_id for row, event_id in zip(new, self._log.store_many(events), strict=True)}
         for row in rows:
-            event_id = ids[row.id] if row.id in ids else known[asset, str(keys[row.id])]
+            event_id = ids[row.id] if row.id in ids else known[_place(name, row)]
             self._told[name, row.partition, row.ccd, row.provenance_id] = event_id, row
         return len(new)
 
@@ -183,6 +205,16 @@ def _of_experiments(instance: dg.DagsterInstance, session: Session, recipes: Rec
     tags = {key.path[0] for key in instance.all_asset_keys() if len(key.path) > 1}
     named = session.scalars(sa.select(ProvenanceTagRow.provenance_id).where(ProvenanceTagRow.tag.in_(tags)))
     return set(named) - {recipe.id for recipe in recipes.values()}
+
+
+def _key(name: str, row: Any) -> Any:
+    """The partition of a row in Dagster."""
+    return partition_key(name, Partition(row.partition, row.ccd))
+
+
+def _place(name: str, row: Any) -> tuple[str, str]:
+    """(asset, partition) of a row, as Dagster's tables have them."""
+    return dg.AssetKey(name).to_string(), str(_key(name, row))
 
 
 def _materialization(

@@ -15,7 +15,7 @@ from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 from io_managers import window
 from seechange_assets import partitions
 from seechange_assets.errors import ProductNotFound
-from sensors.tell_again import tell_again
+from sensors.tell_again import tell_again, untold
 
 #: Nights with exposures that stay: 5 nights of 600 exposures x 32 CCDs are the 100,000 partitions Dagster is good for.
 KEEP_NIGHTS = 5
@@ -159,7 +159,9 @@ def activate(instance: dg.DagsterInstance, database: Any, recipes: Any, instrume
     storage: Any = instance.event_log_storage
     with storage.index_connection() as connection, window.one_at_a_time(connection):
         held = set(instance.get_dynamic_partitions(partitions.EXPOSURE))
-        keys = [key for night in sorted(set(nights)) for key in by_night[night] if key not in held]
+        wanted = [key for night in sorted(set(nights)) for key in by_night[night]]
+        in_part = set(untold(instance, database, recipes, [key for key in wanted if key in held]))
+        keys = [key for key in wanted if key not in held or key in in_part]
         for _ in tell_again(instance, database, recipes, keys):
             pass
         if keys:

@@ -122,6 +122,15 @@ def prepare_home(settings: Settings) -> Path:
     return settings.dagster_home
 
 
+def ensure_home(settings: Settings) -> Path:
+    """``DAGSTER_HOME`` with the ``dagster.yaml`` of the last `seechange up`; a first one where there is none yet.
+
+    Dagster, workers and commands share it: what a command was told about launcher and limits is not theirs.
+    """
+    is_there = (settings.dagster_home / "dagster.yaml").is_file()
+    return settings.dagster_home if is_there else prepare_home(settings)
+
+
 def _template(name: str) -> dict[str, Any]:
     return dict(yaml.safe_load((project_root() / "dagster_home" / name).read_text()))
 

@@ -100,7 +100,7 @@ def workers(
     configuration = settings()
     count = number or configuration.workers or available_cores()
     configuration = configuration.model_copy(update={"workers": count})
-    dagster_ui.prepare_home(configuration)
+    dagster_ui.ensure_home(configuration)
     arguments = command(configuration, f"pid-{os.getpid()}")  # the pid stays through exec
     os.execve(arguments[0], arguments, {**GLIBC, **os.environ, **dagster_ui.environment(configuration)})  # noqa: S606 (no shell)
 

@@ -67,9 +67,9 @@ class Session:
         """The Dagster instance of the home; runs of this process are recorded there."""
         import dagster as dg
 
-        from resources.services.dagster_ui import prepare_home
+        from resources.services.dagster_ui import ensure_home
 
-        prepare_home(self.settings)
+        ensure_home(self.settings)
         os.environ["DAGSTER_HOME"] = str(self.settings.dagster_home)
         return dg.DagsterInstance.get()
 

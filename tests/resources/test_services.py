@@ -159,6 +159,15 @@ class TestDeployment:
             assert "workers" not in told  # they are elsewhere
             supervisor.stop(dagster_ui.NAME)
 
+    def test_commands_leave_the_instance_as_up_wrote_it(self, tmp_path):
+        written = dagster_ui.prepare_home(home_settings(tmp_path, WORKERS="3")) / "dagster.yaml"
+        content = written.read_text()
+        assert dagster_ui.ensure_home(home_settings(tmp_path)) == written.parent
+        assert written.read_text() == content
+        written.unlink()
+        dagster_ui.ensure_home(home_settings(tmp_path))
+        assert written.read_text() != content
+
     def test_many_commands_may_write_the_instance_at_once(self, tmp_path):
         failed = []
 

@@ -287,6 +287,18 @@ def test_an_activation_that_is_interrupted_is_completed_by_the_next(observed, pi
     assert told(pipeline) == before
 
 
+def test_what_came_back_alone_is_completed(observed, pipeline, database, recipes):
+    """`process` and `ingest` announce their exposure, be it retired: Dagster then knows nothing of its products."""
+    before = told(pipeline)
+    window.retire(observed, database, "demo", before=NIGHTS[2])
+    with database.session() as session:
+        announce(observed, [session.get(ExposureRow, "demo_2026-11-21_0")], recipes)
+    assert status(observed, "image") == (4, 0)
+    assert window.activate(observed, database, recipes, "demo", NIGHTS) == 4
+    assert told(pipeline) == before
+    assert window.activate(observed, database, recipes, "demo", NIGHTS) == 0
+
+
 def test_what_was_told_but_is_not_in_the_window_is_forgotten_by_the_next(observed, database, recipes, monkeypatch):
     """An interrupted retirement, or an activation that nobody completed."""
     for key in ("demo_2026-11-20_0", "demo_2026-11-20_1"):
