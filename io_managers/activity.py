@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from io_managers.nights import exposure_states
 from seechange_assets.nights import ExposureState
 from sql.alerts import OutboxRow
-from sql.models import AlertSetRow, ExposureRow, ReportRow
+from sql.models import AlertSetRow, ExposureRow, RejectedFileRow, ReportRow
 
 #: What happened in this time is told.
 SINCE = timedelta(hours=24)
@@ -95,6 +95,17 @@ def _failures(session: Session, instrument: str) -> list[dict[str, Any]]:
         .order_by(count.desc(), report.step)
     )
     return [dict(row) for row in session.execute(query).mappings()]
+
+
+def refused(session: Session) -> dict[str, Any]:
+    """Files refused in the last 24 hours: how many, and the newest with its reason; each content counts once."""
+    row = RejectedFileRow
+    recent = row.created_at > sa.func.now() - SINCE
+    n = session.scalar(sa.select(sa.func.count()).select_from(row).where(recent))
+    age_s = sa.func.extract("epoch", sa.func.now() - row.created_at).label("age_s")
+    newest = sa.select(row.name, row.error, row.message, age_s).where(recent).order_by(row.created_at.desc()).limit(1)
+    one = session.execute(newest).mappings().first()
+    return {"refused": n or 0, "newest": one and {**one, "age_s": round(float(one["age_s"]), 1)}}
 
 
 def queue(session: Session) -> dict[str, int]:

@@ -4,7 +4,7 @@ One answer proves nothing: a worker that is slow or connects anew is not in it, 
 """
 
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,12 @@ def ask_workers(app: "Celery", question: str, *details: str, timeout_s: float = 
             return getattr(inspect, question)(*details) or None
         except (OperationalError, *connection.connection_errors, *connection.channel_errors):
             return None
+
+
+def listeners(app: "Celery") -> Counter[str]:
+    """How many parents of workers listen to each queue, by their own answer."""
+    answers = ask_workers(app, "active_queues") or {}
+    return Counter(name for queues in answers.values() for name in {queue["name"] for queue in queues})
 
 
 def waiting_tasks(app: "Celery", queue: str) -> set[str] | None:

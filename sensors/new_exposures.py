@@ -66,12 +66,17 @@ def new_exposures(
         tick = uuid.uuid4().hex
         claims.claim([row.key for row in rows], tick)
     requests += _repeat_lost(context.instance, claims, database, recipes, instrument)
-    told = "no new exposures" + (f"; {len(problems)} problem(s), see the log" if problems else "")
     return dg.SensorResult(
         run_requests=requests,
-        skip_reason=None if requests else dg.SkipReason(told),
+        skip_reason=None if requests else dg.SkipReason(_told(problems)),
         cursor=json.dumps({"tick": tick, "after": after}),
     )
+
+
+def _told(problems: list[str]) -> str:
+    """What the page of a tick shows: it has no log here."""
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return "no new exposures" + (f"; {problems[0]}{more}" if problems else "")
 
 
 def _read_cursor(cursor: str | None) -> tuple[str, int]:
@@ -146,10 +151,20 @@ def collect_drop(drop: Path, registry: Any, limit: int = MAX_EXPOSURES) -> list[
 
 def _settled(drop: Path) -> Iterator[Path]:
     """The files that somebody has marked as whole or that nobody has written to for a moment, by name; and links."""
-    for file in sorted(drop.iterdir()) if drop.is_dir() else []:
-        if file.name.startswith(".") or (file.suffix == _MARKER and not file.is_symlink()):
-            continue
+    for file in sorted(_arrived(drop)):
         if file.is_symlink() or (file.is_file() and (_marker(file).is_file() or _quiet_s(file) >= SETTLE_S)):
+            yield file
+
+
+def n_waiting(drop: Path) -> int:
+    """How many files and links of the drop directory are to be registered or refused, settled or not."""
+    return sum(file.is_symlink() or file.is_file() for file in _arrived(drop))
+
+
+def _arrived(drop: Path) -> Iterator[Path]:
+    """What lies in the drop directory, without hidden files and markers; in no order, folders included."""
+    for file in drop.iterdir() if drop.is_dir() else ():
+        if not file.name.startswith(".") and (file.suffix != _MARKER or file.is_symlink()):
             yield file
 
 

@@ -152,6 +152,8 @@ def status(settings: Settings) -> list[ServiceStatus]:
         listed.append(_queue_status(settings, supervisor))
     if has_workers:
         listed.append(_workers_status(settings, supervisor))
+    elif settings.uses_queue:
+        listed.append(_workers_elsewhere_status(settings, is_asked=listed[-1].is_up))
     return [*listed, _dagster_status(settings, supervisor), *_keeper_status(settings, supervisor)]
 
 
@@ -240,6 +242,23 @@ def _workers_status(settings: Settings, supervisor: Supervisor) -> ServiceStatus
     return ServiceStatus("workers", "running", address, process.pid)
 
 
+def _workers_elsewhere_status(settings: Settings, *, is_asked: bool) -> ServiceStatus:
+    """Whether workers of a cluster serve this version, by what they answer; without their queue none can be asked."""
+    from resources.roll_call import listeners
+    from resources.run_launcher import celery_app
+
+    queue_name = settings.queue_name
+    if not is_asked:
+        return ServiceStatus("workers", "unreachable", queue_name, detail="their queue does not answer")
+    found = listeners(celery_app(settings))
+    n_own = found.pop(queue_name, 0)
+    others = f"; {found.total()} listen to {', '.join(sorted(found))}" if found else ""
+    if n_own:
+        return ServiceStatus("workers", "running", queue_name, detail=f"{n_own} `seechange workers` listen{others}")
+    told = f"no worker listens to {queue_name}{others}: start workers of this version"
+    return ServiceStatus("workers", "degraded", queue_name, detail=told)
+
+
 def _postgres_status(settings: Settings) -> ServiceStatus:
     process = postgres.find(settings.home)
     try:
@@ -277,7 +296,7 @@ def _dagster_status(settings: Settings, supervisor: Supervisor) -> ServiceStatus
     if process is None:
         return ServiceStatus("dagster", "stopped")
     ui_url = supervisor.address(dagster_ui.NAME)
-    complaints = dagster_ui.complaints(ui_url)
+    complaints = dagster_ui.complaints(ui_url) + dagster_ui.idle(ui_url)
     if settings.uses_queue and not _is_of_this_version(settings, supervisor, dagster_ui.NAME):
         complaints.append("its runs go to workers of an older version: `seechange up`")
     return ServiceStatus("dagster", "degraded" if complaints else "running", ui_url, process.pid, "; ".join(complaints))

@@ -29,6 +29,21 @@ HEALTH = """{
   instance { daemonHealth { allDaemonStatuses { daemonType required healthy } } }
 }"""
 
+#: The last tick that has ended, of each sensor and schedule.
+TICKS = """{
+  workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError { ... on RepositoryLocation {
+    repositories {
+      sensors { name defaultStatus state: sensorState { ...last } }
+      schedules { name defaultStatus state: scheduleState { ...last } }
+  } } } } } }
+}
+fragment last on InstigationState {
+  status
+  ticks(limit: 1, statuses: [SKIPPED, SUCCESS, FAILURE]) { status error { message causes { message } } }
+}"""
+#: A run's longest wait in a queue the keeper cannot look into (RabbitMQ): of a lost one nothing else is known [s].
+BLIND_START_TIMEOUT_S = 900
+
 
 def find(supervisor: Supervisor) -> psutil.Process | None:
     """The parent of Dagster's processes, or None if it is not running."""
@@ -114,6 +129,8 @@ def prepare_home(settings: Settings) -> Path:
     if settings.uses_queue:
         template |= _template("dagster.celery.yaml")
         template["run_launcher"]["config"]["home"] = str(settings.home)
+        if settings.queue_server is not None and not settings.queue_url.startswith("redis"):
+            template["run_monitoring"]["start_timeout_seconds"] = BLIND_START_TIMEOUT_S
     settings.dagster_home.mkdir(parents=True, exist_ok=True)
     target = settings.dagster_home / "dagster.yaml"
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")  # several commands may write at once
@@ -175,6 +192,39 @@ def complaints(ui_url: str) -> list[str]:
     daemons = data["instance"]["daemonHealth"]["allDaemonStatuses"]
     ill = [daemon["daemonType"].lower() for daemon in daemons if daemon["required"] and not daemon["healthy"]]
     return found + ([f"no heartbeat yet from {', '.join(ill)}"] if ill else [])
+
+
+def idle(ui_url: str) -> list[str]:
+    """Which sensors and schedules are switched off but on by default, and whose last tick failed; one line each.
+
+    Empty also if the web server does not tell: `complaints` says that.
+    """
+    try:
+        entries = _get(f"{ui_url}/graphql", {"query": TICKS})["data"]["workspaceOrError"]["locationEntries"]
+        loaded = [entry["locationOrLoadError"] or {} for entry in entries]
+        repositories = [one for location in loaded for one in location.get("repositories", [])]
+        return _idle([one for repository in repositories for one in repository["sensors"] + repository["schedules"]])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _idle(listed: list[dict[str, Any]]) -> list[str]:
+    """`idle` of what the query lists; one reason may be that of many sensors."""
+    off = [one["name"] for one in listed if one["defaultStatus"] == "RUNNING" and one["state"]["status"] == "STOPPED"]
+    failed: dict[str, list[str]] = {}
+    for one in listed:
+        ticks = one["state"]["ticks"]
+        if one["state"]["status"] == "RUNNING" and ticks and ticks[0]["status"] == "FAILURE":
+            failed.setdefault(_reason(ticks[0]["error"]), []).append(one["name"])
+    lines = [f"switched off: {', '.join(off)}"] if off else []
+    return lines + [f"the last tick of {', '.join(names)} failed: {reason}" for reason, names in failed.items()]
+
+
+def _reason(error: dict[str, Any] | None) -> str:
+    """First line of the error behind a failed tick: Dagster's own only says in which function it was raised."""
+    chain = [error, *error["causes"]] if error else []
+    lines = chain[-1]["message"].strip().splitlines() if chain else []
+    return lines[0][:200] if lines else "without a reason"
 
 
 def _port(settings: Settings) -> int:

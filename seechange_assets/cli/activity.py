@@ -18,6 +18,7 @@ class Observer:
 
         from io_managers import activity
         from seechange_assets.errors import ServiceUnavailable
+        from sensors.new_exposures import n_waiting
 
         try:
             store = self._store
@@ -26,6 +27,7 @@ class Observer:
                 return None
             with store.database.session() as session:
                 told = activity.activity(session, store.recipes, store.instrument)
+                told["drop"] = {"waiting": n_waiting(self._configuration.drop), **activity.refused(session)}
             with self._dagster.session() as session:
                 queue = activity.queue(session) if _has_runs(session) else {"queued": 0, "at_work": 0}
         except (ServiceUnavailable, OperationalError):
@@ -56,6 +58,7 @@ def show(told: dict[str, Any]) -> None:
     """Print the numbers for a person."""
     rows = [
         {"now": "exposures", "": ", ".join(f"{n} {state}" for state, n in told["exposures"].items()) or "none"},
+        {"now": "drop folder", "": _drop(told["drop"])},
         {"now": "queue", "": _queue(told)},
         {"now": "throughput", "": f"{told['ccds_per_hour']} CCDs in the last hour"},
     ]
@@ -76,6 +79,13 @@ def show(told: dict[str, Any]) -> None:
 def _summary(told: dict[str, Any], queue: dict[str, int]) -> str:
     n_failed = sum(failure["ccds"] for failure in told["failures"])
     return f"{queue['queued']} runs wait, {told['ccds_per_hour']} CCDs in the last hour, {n_failed} failed in a day"
+
+
+def _drop(drop: dict[str, Any]) -> str:
+    told, newest = f"{drop['waiting']} files wait, {drop['refused']} refused", drop["newest"]
+    if newest:
+        told += f"; {newest['name']} {_time(newest['age_s'])} ago: {newest['error']}: {newest['message']}"
+    return told if len(told) <= 300 else f"{told[:297]}..."
 
 
 def _queue(told: dict[str, Any]) -> str:

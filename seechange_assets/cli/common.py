@@ -44,7 +44,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) 
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)  # foreign text may hold [/brackets]
 
 
 @contextmanager

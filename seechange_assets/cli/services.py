@@ -67,7 +67,10 @@ def status(
     as_json: JsonOption = False,
     as_metrics: Annotated[bool, typer.Option("--metrics", help="The numbers alone, in Prometheus's format.")] = False,
 ) -> None:
-    """Show the services and the work of the last day; exit code 1 unless all services are up and well."""
+    """Show the services and the work of the last day; exit code 1 unless all services are up and well.
+
+    A sensor that is switched off, or that fails, counts as an illness of Dagster.
+    """
     from resources import services
     from seechange_assets.cli import activity, metrics
 
@@ -75,16 +78,41 @@ def status(
     if as_metrics:
         typer.echo(metrics.text(configuration), nl=False)
         return
-    statuses = services.status(configuration)
-    told = activity.look(configuration) if statuses[0].is_up else None
-    if as_json:
-        print_json([service.as_dict() for service in statuses] + ([told] if told else []))
-    else:
-        _show(statuses, as_json=False)
-        if told:
-            activity.show(told)
+    postgres, *others = services.status(configuration)
+    statuses = [_with_tables(postgres, configuration), *others]
+    told = None
+    try:
+        told = activity.look(configuration) if postgres.is_up else None
+    finally:  # a mistake in the configuration must not hide the services
+        if as_json:
+            print_json([service.as_dict() for service in statuses] + ([told] if told else []))
+        else:
+            _show(statuses, as_json=False)
+    if told and not as_json:
+        activity.show(told)
     if not all(service.state in {"running", "external"} for service in statuses):
         raise typer.Exit(1)
+
+
+def _with_tables(postgres: "ServiceStatus", configuration: Any) -> "ServiceStatus":
+    """The line of Postgres, which is not well while its tables are not those of this code."""
+    from dataclasses import replace
+
+    from sqlalchemy.exc import OperationalError
+
+    from resources.database import Database
+
+    if postgres.state not in {"running", "external"}:
+        return postgres
+    try:
+        found, needed = Database(configuration.database_url).revisions()
+    except OperationalError as error:
+        return replace(postgres, state="degraded", detail=f"{str(error.orig).strip().splitlines()[0]}: `seechange up`")
+    if found == needed:
+        return postgres
+    remedy = "install the code that wrote it" if found and needed and found > needed else "`seechange up`"
+    told = f"database revision {found or '(none)'}, code needs {needed}: {remedy}"
+    return replace(postgres, state="degraded", detail=told)
 
 
 def workers(

@@ -1,7 +1,7 @@
 """States and numbers of nights from rows: which word counts, and that a whole night is told in seconds."""
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -18,7 +18,7 @@ from resources.settings import Settings
 from seechange_assets.assess.night_report import headline, render
 from seechange_assets.definitions import build_recipes
 from seechange_assets.nights import STATES, CcdState, ExposureState
-from sql.models import AlertSetRow, ExposureRow, ReportRow
+from sql.models import AlertSetRow, ExposureRow, RejectedFileRow, ReportRow
 from tests.io_managers import many_rows
 from tests.sensors import rows
 
@@ -132,6 +132,20 @@ def test_what_waited_goes_on_after_its_exposure_was_settled(database, recipes):
         (state,) = exposure_states(session, recipes, "demo", keys=[key])
         assert [ccd.state for ccd in state.ccds] == ["failed", "done"]
         assert f"`seechange process {key} --ccd 01`" in state.ccds[0].reason
+
+
+def test_refused_files_of_a_day_and_the_newest_reason(database):
+    with database.session() as session:
+        assert activity.refused(session) == {"refused": 0, "newest": None}
+        now, hour = sa.func.now(), timedelta(hours=1)
+        for name, age in (("old.fits", 25 * hour), ("first.fits", 2 * hour), ("second.fits", hour)):
+            row = RejectedFileRow(sha256=name, name=name, error="BadExposure", message=f"{name}: junk")
+            row.created_at = now - age
+            session.add(row)
+        session.flush()
+        told = activity.refused(session)
+    newest = {"name": "second.fits", "error": "BadExposure", "message": "second.fits: junk", "age_s": 3600.0}
+    assert told == {"refused": 2, "newest": newest}
 
 
 @pytest.mark.slow

