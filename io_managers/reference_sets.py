@@ -13,7 +13,6 @@ EXTERNAL = Provenance("external_reference", "1", {}, ())
 
 def in_current_set(recipes: Any) -> sa.ColumnElement[bool]:
     """SQL condition: made under the current recipe, or registered from outside under the name of its set."""
-    outside = sa.and_(
-        ReferenceRow.provenance_id == EXTERNAL.id, ReferenceRow.name == recipes.parameters("reference").name
-    )
-    return sa.or_(ReferenceRow.provenance_id == recipes["reference"].id, outside)
+    recipe = recipes["reference"]  # its critical parameters: recipes read from the home have no others
+    outside = sa.and_(ReferenceRow.provenance_id == EXTERNAL.id, ReferenceRow.name == recipe.parameters["name"])
+    return sa.or_(ReferenceRow.provenance_id == recipe.id, outside)

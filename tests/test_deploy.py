@@ -1,5 +1,6 @@
 """The files for a cluster name what exists, and a control node without workers hands its runs to the queue."""
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -8,10 +9,17 @@ import typer
 import yaml
 
 from resources.services import dagster_ui
-from resources.settings import MAX_RUNS_ELSEWHERE, Settings, project_root
+from resources.settings import HOP_OPTIONS, KAFKA_OPTIONS, MAX_RUNS_ELSEWHERE, Settings, project_root
 
-DEPLOY = project_root() / "deploy"
+ROOT = project_root()
+DEPLOY = ROOT / "deploy"
 QUEUE = "redis://:secret@queue.example.org:6379/0"
+#: Of the README's table: services, sensors and the drop directory, which are the control node's business alone.
+OF_THE_CONTROL_NODE = {
+    "SEECHANGE_DROP", "SEECHANGE_UI_PORT", "SEECHANGE_KAFKA_PORT", "SEECHANGE_WORKSPACE", "SEECHANGE_POLL_URL",
+    "SEECHANGE_SETTLE_S", "SEECHANGE_WORKERS",
+}  # fmt: skip
+SECURITY = {f"SEECHANGE_KAFKA_{name}" for name in KAFKA_OPTIONS} | {f"SEECHANGE_HOP_{name}" for name in HOP_OPTIONS}
 
 
 def container():
@@ -38,9 +46,44 @@ def test_the_manifest_starts_an_existing_command_with_settings_that_exist():
     names = [*configuration, *(variable["name"] for variable in one.get("env", []))]
     assert "SEECHANGE_HOME" in names
     known = {f"SEECHANGE_{name}" for name in (*map(str.upper, Settings.model_fields), "KAFKA_SERVERS")}
-    assert set(names) <= known
+    assert set(names) <= known | SECURITY
     settings = Settings.from_environment(configuration)
     assert settings.home.is_relative_to(one["volumeMounts"][0]["mountPath"])
+
+
+def of_the_readme() -> set[str]:
+    rows = re.findall(r"^\| (`SEECHANGE_.*?) \|", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    return set(re.findall(r"SEECHANGE_[A-Z_]*[A-Z]", " ".join(rows)))
+
+
+@pytest.mark.parametrize("file", ["kubernetes.yaml", "workers.slurm"])
+def test_every_variable_that_a_worker_needs_is_named(file):
+    """Without one of them runs are never taken, or products are other ones."""
+    assert of_the_readme() >= OF_THE_CONTROL_NODE | {"SEECHANGE_CONFIG", "SEECHANGE_ORBITS"}
+    named = set(re.findall(r"SEECHANGE_[A-Z_]*[A-Z]", (DEPLOY / file).read_text()))
+    assert (of_the_readme() - OF_THE_CONTROL_NODE) | SECURITY <= named
+
+
+def test_no_secret_belongs_into_the_configuration():
+    _, configuration = container()
+    secret = {name for name in (*SECURITY, "SEECHANGE_POSTGRES_URL", "SEECHANGE_QUEUE_URL") if is_secret(name)}
+    assert not secret & configuration.keys()
+
+
+def is_secret(name):
+    return name.endswith(("PASSWORD", "USERNAME", "POSTGRES_URL", "QUEUE_URL"))
+
+
+def test_the_image_holds_the_checkout_in_which_workers_run():
+    """A wheel has neither the templates of Dagster's configuration nor the list of what it loads."""
+    one, _ = container()
+    lines = (DEPLOY / "Dockerfile").read_text().splitlines()
+    told = [line.split() for line in lines if line and not line.startswith("#")]
+    assert [words[1] for words in told if words[0] == "WORKDIR"] == [one["workingDir"]]
+    copied = {name for words in told if words[0] == "COPY" for name in words[1:-1]}
+    assert all((ROOT / name).exists() for name in copied)
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests", "benchmarks"}
+    assert copied >= {"dagster_home", "workspace.yaml", "pyproject.toml", *packages}
 
 
 def test_the_batch_script_is_one_and_starts_an_existing_command():

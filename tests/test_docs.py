@@ -75,7 +75,7 @@ def wrong_commands(text: str) -> list[str]:
     wrong = []
     for given in commands_of(text):
         command, words = resolved(given)
-        known = {name for parameter in command.params for name in parameter.opts} | {"--help", "--debug"}
+        known = {name for one in command.params for name in (*one.opts, *one.secondary_opts)} | {"--help", "--debug"}
         used = {word.strip("[]`.,)").split("=")[0] for word in words if word.lstrip("[").startswith("--")}
         is_unknown = hasattr(command, "commands") and words and re.fullmatch(r"[a-z]+", words[0])
         if is_unknown or not used <= known:

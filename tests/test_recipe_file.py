@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+from io_managers.reference_sets import in_current_set
 from resources.settings import Settings
 from seechange_assets.definitions import build_recipes
 from seechange_assets.recipe_file import FOLDER, recipes_in_force
@@ -26,6 +27,16 @@ def test_kept_recipes_are_those_of_the_assets(tmp_path):
             assert list(kept) == list(expected)
             assert kept.descendants("wcs") == expected.descendants("wcs")
         assert len(list((tmp_path / FOLDER).iterdir())) == 1
+
+
+def test_kept_recipes_tell_which_references_are_in_use(tmp_path):
+    """As `seechange exposures` asks while an image waits for one."""
+    settings = settings_of(tmp_path, "reference: {name: deep2}")
+    expected, kept = (
+        in_current_set(recipes).compile().params for recipes in (build_recipes(settings), recipes_in_force(settings))
+    )
+    assert "deep2" in kept.values()
+    assert kept == expected
 
 
 def test_comparing_rows_and_moving_tags_needs_no_dagster():

@@ -24,6 +24,7 @@ MODULES = (
     "process",
     "images",
     "references",
+    "masters",
     "parameters",
     "staleness",
     "provenance",

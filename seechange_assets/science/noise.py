@@ -36,9 +36,3 @@ def variance_map(image: Image, background: Background) -> FloatImage:
     variance += light
     variance[(image.flags != 0) | ~np.isfinite(image.data) | ~np.isfinite(variance)] = np.inf
     return variance
-
-
-def weight_map(image: Image, background: Background) -> FloatImage:
-    """Inverse variance of each pixel [ADU⁻²], float32; zero where `variance_map` is infinite."""
-    with np.errstate(divide="ignore"):
-        return (np.float32(1.0) / variance_map(image, background)).astype(np.float32, copy=False)

@@ -241,19 +241,8 @@ def direct_kernels(
 METHODS = {"zogy": proper_kernels, "direct": direct_kernels}
 
 
-def difference_psf(
-    new_psf: Stamp, reference_psf: Stamp, variance_n: float, variance_r: float, shifted: Stamp, method: str = "zogy"
-) -> Stamp:
-    """PSF of D / F_D (eq. 14) for a source whose image in the new frame is the stamp `shifted`.
-
-    With `shifted` equal to `new_psf` this is P_D; stamps drawn off-centre give its sub-pixel phases.
-    """
-    kernels = kernels_of(method, lambda _x, _y: (new_psf, reference_psf))
-    return response_stamp(kernels, 0.0, 0.0, (variance_n, variance_r), shifted)
-
-
 def response_stamp(kernels: KernelsAt, x: float, y: float, sky_variance: tuple[float, float], stamp: Stamp) -> Stamp:
-    """What a stamp of the new image becomes in the difference at a place."""
+    """What a stamp of the new image becomes in the difference at a place; its PSF becomes that of D / F_D (eq. 14)."""
     from scipy import fft
 
     size = stamp.shape[0]

@@ -99,7 +99,7 @@ def test_a_group_alone_prints_its_help(capsys):
 def test_every_command_that_answers_can_answer_machines():
     without = {" ".join(words) for words, command in ALL.items() if words and not takes_json(command)}
     assert without == {
-        "alerts", "db", "parameters", "provenance", "provenance tag", "reference",  # groups
+        "alerts", "db", "master", "parameters", "provenance", "provenance tag", "reference",  # groups
         "metrics", "workers",  # run until they are stopped
     }  # fmt: skip
 

@@ -10,7 +10,7 @@ from seechange_assets.instruments.ls4 import Ls4
 from seechange_assets.products import Flag
 from seechange_assets.science.background import measure_background
 from seechange_assets.science.detrend import detrend
-from seechange_assets.science.noise import weight_map
+from seechange_assets.science.noise import variance_map
 from tests.science.raw_scenes import GAIN, READ_NOISE, RawScene, SmallLs4, raw_scene
 
 CASES = [(1, "g", 1.55), (2, "r", 1.7), (3, "i", 1.85), (4, "z", 2.2)]
@@ -35,7 +35,7 @@ def figures(scene: RawScene, camera: Ls4) -> Figures:
     noise_e = np.sqrt(scene.electrons + READ_NOISE**2)
     blank = (np.abs(truth - sky) < 0.03 * sky) & (scene.cosmic_rays < 0.1 * noise_e) & (image.flags == 0)
     blank &= ~binary_dilation(truth > 1.1 * sky, iterations=3)
-    pull = ((image.data - truth) * np.sqrt(weight_map(image, measure_background(image))))[blank]
+    pull = ((image.data - truth) / np.sqrt(variance_map(image, measure_background(image))))[blank]
     flagged = (image.flags & Flag.COSMIC_RAY) > 0
     usable = (image.flags & ~np.uint16(Flag.COSMIC_RAY)) == 0
     strong = (scene.cosmic_rays > 10 * noise_e) & usable

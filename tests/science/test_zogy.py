@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from seechange_assets.science.psf import gaussian_psf, render
-from seechange_assets.science.zogy import FFT_SIZE, difference_psf, subtract_tile, subtract_tiles, tiles
+from seechange_assets.science.zogy import FFT_SIZE, kernels_of, response_stamp, subtract_tile, subtract_tiles, tiles
 
 SHAPE = (300, 260)
 
@@ -79,7 +79,7 @@ def test_difference_psf_is_that_of_a_noiseless_transient() -> None:
     new = empty.copy()
     new[33:64, 33:64] = 1000 * p_n
     difference = subtract_tile(new, empty, 400 * flat, 64 * flat, p_n, p_r).difference
-    model = difference_psf(p_n, p_r, 400.0, 64.0, p_n)
+    model = response_stamp(kernels_of("zogy", lambda _x, _y: (p_n, p_r)), 0.0, 0.0, (400.0, 64.0), p_n)
     assert model.sum() == pytest.approx(1.0, abs=1e-3)
     assert difference[33:64, 33:64] / 1000 == pytest.approx(model, abs=2e-4)
 
