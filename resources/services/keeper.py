@@ -86,7 +86,7 @@ def look(settings: Settings, lost_runs: LostRuns) -> None:
     if restarted := revive(settings):
         _log.warning("started again: %s", ", ".join(restarted))
     if lost := lost_runs.close():
-        _log.warning("runs whose task was lost: %s", ", ".join(lost))
+        _log.warning("lost runs, marked as failed: %s", ", ".join(lost))
     for log in (*settings.logs.glob("*.log"), postgres.log_file(settings.home)):
         rotate(log)
 

@@ -1,4 +1,7 @@
-"""Runs that were handed to the workers and whose task is nowhere: neither in the queue nor with a worker.
+"""Runs that nothing will ever start: never queued, or handed to workers and their task is nowhere.
+
+Dagster makes a run and then queues it: where the database fails in between (its disk is full, it is restarted) the run
+stays as it was made, and its partition would count as in work until Dagster's own timeout, hours later.
 
 Dagster's own monitoring asks the launcher only about runs that have started; of one that has not it knows how long it
 waits. But waiting is healthy while long runs hold all workers, and a task can be gone: the queue lost its memory, the
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
 PERIOD_S = 5.0
 #: A run being handed over may wait some seconds for the queue before its task exists.
 ROUNDS = 3
+#: Between making a run and queueing it are milliseconds.
+NEVER_QUEUED_S = 30.0
+NEVER_QUEUED = "This run was made but never queued: the database or the daemon failed in between."
 REASON = "The task of this run is lost: it is neither in the queue nor with a worker."
 
 
@@ -39,6 +45,7 @@ class LostRuns:
 
     settings: Settings
     _asked: float = field(default=float("-inf"), init=False)
+    _made: dict[str, float] = field(default_factory=dict, init=False)
     _roll_call: RollCall = field(default_factory=lambda: RollCall(rounds=ROUNDS), init=False)
 
     @cached_property
@@ -58,9 +65,25 @@ class LostRuns:
     def close(self) -> list[str]:
         """Ask once, unless that was a moment ago; mark the runs that are lost as failed and return their ids."""
         now = time.time()
-        if not self.settings.uses_queue or now - self._asked < PERIOD_S:
+        is_dagster_here = (self.settings.dagster_home / "dagster.yaml").is_file()
+        if not is_dagster_here or now - self._asked < PERIOD_S:
             return []
         self._asked = now
+        return self._close_never_queued() + (self._close_without_task() if self.settings.uses_queue else [])
+
+    def _close_never_queued(self) -> list[str]:
+        """Runs that stay as they were made; by our own clock, as the server's may differ."""
+        import dagster as dg
+
+        now = time.monotonic()
+        made = self.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.NOT_STARTED]))
+        self._made = {run.run_id: self._made.get(run.run_id, now) for run in made}
+        lost = [run for run in made if now - self._made[run.run_id] >= NEVER_QUEUED_S]
+        for run in lost:
+            self.instance.report_run_failed(run, NEVER_QUEUED)
+        return [run.run_id for run in lost]
+
+    def _close_without_task(self) -> list[str]:
         waiting = self._unstarted()
         if waiting:
             self._ask([task for record in waiting if (task := _task(record)) is not None])

@@ -81,6 +81,18 @@ def test_what_waits_is_left_alone_and_what_is_lost_is_given_up(looking):
     }  # fmt: skip
 
 
+def test_what_was_made_but_never_queued_is_given_up(looking, monkeypatch):
+    run = looking.instance.create_run_for_job(JOB).run_id
+    started = looking.instance.create_run_for_job(JOB, status=dg.DagsterRunStatus.STARTED).run_id
+    assert [looking.close(), looking.close()] == [[], []]
+    monkeypatch.setattr(lost_runs, "NEVER_QUEUED_S", 0.0)
+    for uses_queue in (True, False):
+        monkeypatch.setattr(Settings, "uses_queue", uses_queue)
+        assert looking.close() == ([run] if uses_queue else [])
+    states = {run.run_id: run.status.value for run in looking.instance.get_runs()}
+    assert states == {run: "FAILURE", started: "STARTED"}
+
+
 def test_one_that_has_just_got_its_task_is_looked_at_anew(looking):
     run = handed_over(looking)
     assert [looking.close() for _ in range(ROUNDS - 1)] == [[]] * (ROUNDS - 1)
