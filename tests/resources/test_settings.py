@@ -48,7 +48,7 @@ def test_an_archive_url_is_left_alone(tmp_path):
     assert settings(tmp_path, ARCHIVE="s3://bucket/survey").archive == "s3://bucket/survey"
 
 
-def test_an_empty_variable_is_unset(tmp_path):
+def test_an_empty_variable_means_the_default(tmp_path):
     assert settings(tmp_path, INSTRUMENT="", UI_PORT="").instrument == "ls4"
 
 
