@@ -74,7 +74,7 @@ class Settings(pydantic.BaseModel):
     drop : Path
         Folder watched for raw files (``SEECHANGE_DROP``, default ``<home>/drop``).
     catalog : str or None
-        Where the sky catalogue is (``SEECHANGE_CATALOG``, default ``<home>/catalog`` if it exists).
+        Where the sky catalogue is, or ``gaia`` (``SEECHANGE_CATALOG``, default ``<home>/catalog`` if it exists).
     orbits, galaxies : Path or None
         Orbits of minor planets as in ``MPCORB.DAT`` (``SEECHANGE_ORBITS``), and a catalogue of galaxies
         (``SEECHANGE_GALAXIES``; FITS, CSV or ECSV): local files, used where they are given.
@@ -181,7 +181,7 @@ class Settings(pydantic.BaseModel):
             "tag": checked_name(given.get("TAG", "current"), "SEECHANGE_TAG"),
             "archive": _location(given.get("ARCHIVE", str(home / "archive"))),
             "drop": _absolute(given.get("DROP", str(home / "drop"))),
-            "catalog": _location(catalog) if catalog else _existing(home / "catalog"),
+            "catalog": _catalog(catalog) if catalog else _existing(home / "catalog"),
             "orbits": _absolute(given["ORBITS"]) if "ORBITS" in given else None,
             "galaxies": _absolute(given["GALAXIES"]) if "GALAXIES" in given else None,
             "workspace": _absolute(given.get("WORKSPACE", str(root / "workspace.yaml"))),
@@ -452,6 +452,11 @@ def _absolute(path: str) -> Path:
 def _location(value: str) -> str:
     """A URL as it is, a path made absolute."""
     return value if re.match(r"[a-z0-9+]+://", value) else str(_absolute(value))
+
+
+def _catalog(value: str) -> str:
+    """As `_location`, but ``gaia`` is the archive of that name and no file."""
+    return value if value.lower() == "gaia" else _location(value)
 
 
 def _plain(value: Any) -> str:

@@ -15,7 +15,7 @@ from seechange_assets.errors import ParameterError, ServiceUnavailable
 
 PUBLIC = {
     "INSTRUMENT": "demo", "CONFIG": "/a.yaml:/b.yaml", "TAG": "deep", "ARCHIVE": "s3://bucket/survey", "DROP": "/drop",
-    "CATALOG": "/gaia", "ORBITS": "/MPCORB.DAT", "GALAXIES": "/galaxies.fits", "WORKSPACE": "/workspace.yaml",
+    "CATALOG": "gaia", "ORBITS": "/MPCORB.DAT", "GALAXIES": "/galaxies.fits", "WORKSPACE": "/workspace.yaml",
     "POSTGRES_URL": "postgresql://survey@host/db", "KAFKA_SERVERS": "broker:9092", "QUEUE_URL": "redis://host/0",
     "HOP_URL": "kafka://kafka.scimma.org", "KAFKA_PORT": "9", "UI_PORT": "0", "MAX_RUNS": "7", "WORKERS": "8",
     "WORKER_MEMORY_MB": "900", "POLL_URL": "https://archive", "SETTLE_S": "7.5",

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resources.settings import Settings, available_cores, deployed_version, psycopg2_url, redacted
+from resources.sky_catalog import GaiaArchive, open_sky_catalog
 from seechange_assets.errors import InvalidName, ParameterError, ServiceUnavailable
 
 
@@ -38,6 +39,12 @@ def test_a_relative_home_is_made_absolute(tmp_path, monkeypatch):
 def test_the_catalog_of_the_home_is_found(tmp_path):
     (tmp_path / "catalog").mkdir()
     assert settings(tmp_path).catalog == str(tmp_path / "catalog")
+
+
+def test_the_archive_of_gaia_is_no_file(tmp_path):
+    catalog = settings(tmp_path, CATALOG="gaia").catalog
+    assert catalog == "gaia"
+    assert isinstance(open_sky_catalog(catalog, tmp_path), GaiaArchive)
 
 
 def test_configuration_files_keep_their_order(tmp_path):
