@@ -1,9 +1,11 @@
 """Where things are: the only module that reads the environment.
 
-Every process (command line, web server, daemon, run worker) builds the same `Settings`. The addresses of the
-services come from the environment first, then from the state file that `resources.services.up` writes into the home.
+Every process (command line, web server, daemon, run worker) builds the same `Settings`: from the environment first,
+then from what the last `up` left in the home (`resources.kept_settings`). The addresses of embedded services are in the
+state file that `resources.services.up` writes.
 """
 
+import difflib
 import functools
 import hashlib
 import json
@@ -15,6 +17,8 @@ from typing import Any, Self
 
 import pydantic
 
+from resources import kept_settings
+from resources.kept_settings import PREFIX
 from seechange_assets.errors import ParameterError, ServiceUnavailable
 from seechange_assets.names import checked_name
 
@@ -35,6 +39,12 @@ KAFKA_OPTIONS = {
     "KEY_PASSWORD": "ssl.key.password",
 }
 HOP_OPTIONS = ("URL", "USERNAME", "PASSWORD")
+#: Field -> variable behind ``SEECHANGE_``, where it has another name.
+SERVERS = {"postgres_server": "POSTGRES_URL", "kafka_bootstrap": "KAFKA_SERVERS", "queue_server": "QUEUE_URL"}
+#: Fields that are several variables, or none.
+_COMPOSED = {"kafka_security", "hop", "kept", "lacking"}
+#: Variables that are no settings: the mark of a service's process, and where tests find real data.
+_NO_SETTINGS = {"SERVICE_OF", "TEST_DATA"}
 
 
 def project_root() -> Path:
@@ -64,7 +74,7 @@ class Settings(pydantic.BaseModel):
     drop : Path
         Folder watched for raw files (``SEECHANGE_DROP``, default ``<home>/drop``).
     catalog : str or None
-        Where the sky catalogue is (``SEECHANGE_CATALOG``, default ``<home>/catalog`` if it exists).
+        Where the sky catalogue is, or ``gaia`` (``SEECHANGE_CATALOG``, default ``<home>/catalog`` if it exists).
     orbits, galaxies : Path or None
         Orbits of minor planets as in ``MPCORB.DAT`` (``SEECHANGE_ORBITS``), and a catalogue of galaxies
         (``SEECHANGE_GALAXIES``; FITS, CSV or ECSV): local files, used where they are given.
@@ -97,6 +107,10 @@ class Settings(pydantic.BaseModel):
     settle_s : float
         Seconds without a further calibration frame after which a night's frames count as complete
         (``SEECHANGE_SETTLE_S``, default 120: several exposures with their read-out).
+    kept : mapping of str to str
+        Variables that came from the last `up` of this home, not from the environment.
+    lacking : tuple of str
+        Variables that the last `up` had, that may hold a secret and so were not written down, and that are not given.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -123,19 +137,40 @@ class Settings(pydantic.BaseModel):
     queue_server: pydantic.SecretStr | None = None
     poll_url: str | None = None
     settle_s: float = pydantic.Field(120.0, ge=0, le=86400)
+    kept: dict[str, str] = pydantic.Field({}, exclude=True)
+    lacking: tuple[str, ...] = pydantic.Field((), exclude=True)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
-        """Read the ``SEECHANGE_*`` variables; an empty one counts as unset.
+        """Read the ``SEECHANGE_*`` variables; where one is absent, the last `up` of the home tells its value.
+
+        An empty variable is given, and means the default.
 
         Raises
         ------
         ParameterError
-            For a value that cannot be used, naming the variable.
+            For an unknown variable, with the nearest valid one, and for a value that cannot be used.
         InvalidName
             If the instrument or the tag breaks the allow-list.
+        ServiceUnavailable
+            If the archive, the catalogue or the archive to poll was at an address with a secret, and is not given.
         """
         given = _given(os.environ if environment is None else environment)
+        home = _absolute(given.get("HOME") or str(project_root() / "var"))
+        found = kept_settings.read(home)
+        kept = {name: value for name, value in found.values.items() if name.removeprefix(PREFIX) not in given}
+        settings = cls._of(
+            {**{name.removeprefix(PREFIX): value for name, value in kept.items()}, **given},
+            kept=kept,
+            lacking=tuple(name for name in found.secrets if _is_lacking(name.removeprefix(PREFIX), given)),
+        )
+        settings.require("ARCHIVE", "CATALOG", "POLL_URL")
+        return settings
+
+    @classmethod
+    def _of(cls, variables: Mapping[str, str], **more: Any) -> Self:
+        """From variables named without prefix; empty ones count as unset."""
+        given = {name: value for name, value in variables.items() if value}
         root = project_root()
         home = _absolute(given.get("HOME", str(root / "var")))
         catalog = given.get("CATALOG")
@@ -146,7 +181,7 @@ class Settings(pydantic.BaseModel):
             "tag": checked_name(given.get("TAG", "current"), "SEECHANGE_TAG"),
             "archive": _location(given.get("ARCHIVE", str(home / "archive"))),
             "drop": _absolute(given.get("DROP", str(home / "drop"))),
-            "catalog": _location(catalog) if catalog else _existing(home / "catalog"),
+            "catalog": _catalog(catalog) if catalog else _existing(home / "catalog"),
             "orbits": _absolute(given["ORBITS"]) if "ORBITS" in given else None,
             "galaxies": _absolute(given["GALAXIES"]) if "GALAXIES" in given else None,
             "workspace": _absolute(given.get("WORKSPACE", str(root / "workspace.yaml"))),
@@ -166,10 +201,10 @@ class Settings(pydantic.BaseModel):
             "settle_s": given.get("SETTLE_S", cls.model_fields["settle_s"].default),
         }
         try:
-            return cls(**values)
+            return cls(**values, **more)
         except pydantic.ValidationError as error:
             first = error.errors(include_input=False)[0]
-            raise ParameterError(f"SEECHANGE_{str(first['loc'][0]).upper()}: {first['msg']}") from None
+            raise ParameterError(f"{_variable_of(str(first['loc'][0]))}: {first['msg']}") from None
 
     @classmethod
     def of_home(cls, home: str | None) -> Self:
@@ -200,6 +235,7 @@ class Settings(pydantic.BaseModel):
         ServiceUnavailable
             If none is named in the environment and none is up.
         """
+        self.require("POSTGRES_URL")
         if self.postgres_server is not None:
             return psycopg2_url(self.postgres_server.get_secret_value())
         return str(self._from_state("postgres_url", "Postgres", "SEECHANGE_POSTGRES_URL"))
@@ -221,8 +257,9 @@ class Settings(pydantic.BaseModel):
         Raises
         ------
         ServiceUnavailable
-            If none is named in the environment and none is up.
+            If none is named in the environment and none is up, or if a secret of a broker of alerts is lacking.
         """
+        self.require("KAFKA_", "HOP_")
         if self.kafka_bootstrap is not None:
             return self.kafka_bootstrap
         return str(self._from_state("kafka_servers", "Kafka broker", "SEECHANGE_KAFKA_SERVERS"))
@@ -241,6 +278,7 @@ class Settings(pydantic.BaseModel):
         ServiceUnavailable
             If none is named in the environment and none is up.
         """
+        self.require("QUEUE_URL")
         if self.queue_server is not None:
             return self.queue_server.get_secret_value()
         return str(self._from_state("queue_url", "queue of workers", "SEECHANGE_QUEUE_URL"))
@@ -248,7 +286,7 @@ class Settings(pydantic.BaseModel):
     @property
     def uses_queue(self) -> bool:
         """Whether runs are tasks of warm workers, here or anywhere else, and not processes of their own."""
-        return self.workers > 0 or self.queue_server is not None
+        return self.workers > 0 or self.queue_server is not None or "SEECHANGE_QUEUE_URL" in self.lacking
 
     @property
     def runs_at_once(self) -> int:
@@ -275,11 +313,41 @@ class Settings(pydantic.BaseModel):
 
     def as_environment(self) -> dict[str, str]:
         """The variables that give another process these settings; servers and secrets, which it inherits, apart."""
-        inherited = {"postgres_server", "kafka_bootstrap", "kafka_security", "hop", "queue_server"}
-        values = {name: getattr(self, name) for name in type(self).model_fields if name not in inherited}
+        names = type(self).model_fields.keys() - SERVERS.keys() - _COMPOSED
+        values = {name: getattr(self, name) for name in type(self).model_fields if name in names}
         if self.catalog == str(self.home / "catalog"):
-            del values["catalog"]
-        return {f"SEECHANGE_{name.upper()}": _variable(value) for name, value in values.items() if value is not None}
+            values["catalog"] = None
+        return {_variable_of(name): _text(value) for name, value in values.items()}
+
+    def keep(self) -> None:
+        """Write into the home what commands without these variables go on with; see `kept_settings`."""
+        default = self._of({"HOME": str(self.home)}).as_environment()
+        given = {name: value for name, value in self.as_environment().items() if value != default[name]}
+        servers: dict[str, Any] = {_variable_of(field): getattr(self, field) for field in SERVERS}
+        servers |= {f"{PREFIX}KAFKA_{name}": self.kafka_security.get(option) for name, option in KAFKA_OPTIONS.items()}
+        servers |= {f"{PREFIX}HOP_{name.upper()}": value for name, value in self.hop.items()}
+        given |= {name: _plain(value) for name, value in servers.items() if value is not None}
+        kept_settings.write(self.home, given)
+
+    def require(self, *beginnings: str) -> None:
+        """Refuse to go on without variables that the last `up` had.
+
+        Parameters
+        ----------
+        *beginnings : str
+            Of their names behind ``SEECHANGE_``; ``""`` means all.
+
+        Raises
+        ------
+        ServiceUnavailable
+            Naming what to set.
+        """
+        names = [name for name in self.lacking if name.removeprefix(PREFIX).startswith(beginnings)]
+        if names:
+            raise ServiceUnavailable(
+                f"the last `up` of {self.home} had what is never written down: set {', '.join(names)} "
+                "(empty: go without)"
+            )
 
     @property
     def reports_url(self) -> str | None:
@@ -302,8 +370,6 @@ class Settings(pydantic.BaseModel):
         state = self.read_state()
         if state.get(key):
             return state[key]
-        if key in state:  # an external server whose URL has a password, which is never written down
-            raise ServiceUnavailable(f"the {what} of {self.home} is an external one: set {variable}")
         raise ServiceUnavailable(f"no {what} is up for {self.home}: run `seechange up` or set {variable}")
 
 
@@ -354,10 +420,29 @@ def redacted(url: str) -> str:
 
 
 def _given(environment: Mapping[str, str]) -> dict[str, str]:
-    prefix = "SEECHANGE_"
-    return {
-        name.removeprefix(prefix): value for name, value in environment.items() if name.startswith(prefix) and value
-    }
+    """The variables by their names without prefix; one that nobody reads is a mistake in its name."""
+    given = {name.removeprefix(PREFIX): value for name, value in environment.items() if name.startswith(PREFIX)}
+    valid = known_variables()
+    for name in sorted(given.keys() - valid - _NO_SETTINGS):
+        near = difflib.get_close_matches(name, sorted(valid), n=1, cutoff=0.0)
+        raise ParameterError(f"unknown variable {PREFIX}{name}; did you mean {PREFIX}{near[0]}?")
+    return given
+
+
+def known_variables() -> set[str]:
+    """Names of all variables that are settings, without prefix."""
+    own = {SERVERS.get(name, name.upper()) for name in Settings.model_fields.keys() - _COMPOSED}
+    return own | {f"KAFKA_{name}" for name in KAFKA_OPTIONS} | {f"HOP_{name}" for name in HOP_OPTIONS}
+
+
+def _variable_of(field: str) -> str:
+    return PREFIX + SERVERS.get(field, field.upper())
+
+
+def _is_lacking(name: str, given: Mapping[str, str]) -> bool:
+    """Whether a secret of the last `up` is absent, and not because its broker is given up."""
+    is_given_up = name.startswith("KAFKA_") and given.get("KAFKA_SERVERS") == ""
+    return name not in given and not is_given_up
 
 
 def _absolute(path: str) -> Path:
@@ -369,12 +454,18 @@ def _location(value: str) -> str:
     return value if re.match(r"[a-z0-9+]+://", value) else str(_absolute(value))
 
 
+def _catalog(value: str) -> str:
+    """As `_location`, but ``gaia`` is the archive of that name and no file."""
+    return value if value.lower() == "gaia" else _location(value)
+
+
 def _plain(value: Any) -> str:
     return value.get_secret_value() if isinstance(value, pydantic.SecretStr) else str(value)
 
 
-def _variable(value: Any) -> str:
-    return ":".join(map(str, value)) if isinstance(value, tuple) else str(value)
+def _text(value: Any) -> str:
+    """As a variable; an empty one means the default."""
+    return ":".join(map(str, value)) if isinstance(value, tuple) else "" if value is None else str(value)
 
 
 def _existing(path: Path) -> str | None:

@@ -1,12 +1,12 @@
 """The services of an installation: embedded ones start and stop here, external ones are only asked how they are."""
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from resources.kept_settings import write_json
 from resources.services import broker, dagster_ui, keeper, postgres, queue, workers
 from resources.services.supervisor import Supervisor, stop_all
 from resources.settings import Settings, redacted
@@ -69,7 +69,8 @@ def up(settings: Settings, *, ui: bool = True) -> list[ServiceStatus]:
     Raises
     ------
     ServiceUnavailable
-        If one cannot be started or an external one does not answer. What had started stays up.
+        If one cannot be started or an external one does not answer (what had started stays up), or if a variable with a
+        secret is lacking that the last `up` had.
     """
     with exclusively(settings):
         start_all(settings, ui=ui)
@@ -80,10 +81,11 @@ def up(settings: Settings, *, ui: bool = True) -> list[ServiceStatus]:
 
 def start_all(settings: Settings, *, ui: bool) -> None:
     """Start what is down, in the order in which one needs the other; see `up`."""
+    settings.require("")  # an embedded server must not take the place of the user's own
     settings.drop.mkdir(parents=True, exist_ok=True)
-    _record_external(settings)
     ensure_postgres(settings)
     ensure_broker(settings)
+    settings.keep()  # before the processes that read it
     if ui:
         supervisor = Supervisor(settings.home)
         dagster_ui.stop_unusable(settings, supervisor)  # before its workers, to which it would go on handing runs
@@ -165,13 +167,13 @@ def ensure_postgres(settings: Settings) -> str:
     ServiceUnavailable
         If it cannot be had.
     """
-    state = settings.read_state()
-    if settings.postgres_server is None and not state.get("postgres_is_external"):
-        if state.get("postgres_url") and postgres.find(settings.home):
+    settings.require("POSTGRES_URL")
+    if settings.postgres_server is None:
+        if settings.read_state().get("postgres_url") and postgres.find(settings.home):
             return settings.postgres_url
         url = postgres.start(settings.home)
         postgres.ensure_databases(url)
-        record(settings, postgres_url=url, postgres_is_external=False)
+        record(settings, postgres_url=url)
         return url
     postgres.ensure_databases(settings.postgres_url)
     return settings.postgres_url
@@ -185,6 +187,7 @@ def ensure_broker(settings: Settings) -> str:
     ServiceUnavailable
         If it cannot be had.
     """
+    settings.require("KAFKA_")
     if settings.kafka_bootstrap is None:
         servers = broker.start(Supervisor(settings.home), settings.kafka_port)
         record(settings, kafka_servers=servers)
@@ -265,7 +268,7 @@ def _postgres_status(settings: Settings) -> ServiceStatus:
         url = settings.postgres_url
     except ServiceUnavailable as error:
         return ServiceStatus("postgres", "stopped", detail=str(error))
-    external = settings.postgres_server is not None or settings.read_state().get("postgres_is_external")
+    external = settings.postgres_server is not None
     if not external and process is None:
         return ServiceStatus("postgres", "stopped", detail="it was up; `seechange up` starts it again")
     pid = None if external or process is None else process.pid
@@ -282,6 +285,10 @@ def _broker_status(settings: Settings, supervisor: Supervisor) -> ServiceStatus:
         is_up = broker.answers(settings.kafka_bootstrap, security=settings.kafka_options)
         state: State = "external" if is_up else "unreachable"
         return ServiceStatus("broker", state, settings.kafka_bootstrap)
+    try:
+        settings.require("KAFKA_", "HOP_")
+    except ServiceUnavailable as error:
+        return ServiceStatus("broker", "stopped", detail=str(error))
     process = broker.find(supervisor)
     if process is None:
         return ServiceStatus("broker", "stopped")
@@ -332,16 +339,4 @@ def record(settings: Settings, **addresses: Any) -> None:
     import filelock
 
     with filelock.FileLock(settings.home / "state.lock"):
-        temporary = settings.state_file.with_suffix(".tmp")
-        temporary.touch(mode=0o600)
-        temporary.write_text(json.dumps(settings.read_state() | addresses, indent=1) + "\n")
-        temporary.replace(settings.state_file)
-
-
-def _record_external(settings: Settings) -> None:
-    """Write down the servers the environment names, so that a process without it finds them; passwords never."""
-    if settings.postgres_server is not None:
-        url = settings.postgres_url
-        record(settings, postgres_url=url if redacted(url) == url else None, postgres_is_external=True)
-    if settings.kafka_bootstrap is not None:
-        record(settings, kafka_servers=settings.kafka_bootstrap)
+        write_json(settings.state_file, settings.read_state() | addresses)

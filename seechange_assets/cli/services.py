@@ -25,10 +25,18 @@ def up(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Start the services that are not running yet, wait until they answer, and bring the database up to date."""
+    """Start the services that are not running yet, wait until they answer, and bring the database up to date.
+
+    Settings that are not given are those of the last `up` of this home.
+    """
     configuration = settings()
+    kept = dict(configuration.kept)
     if workers is not None:
-        configuration = configuration.model_copy(update={"workers": workers})
+        kept.pop("SEECHANGE_WORKERS", None)
+        configuration = configuration.model_copy(update={"workers": workers, "kept": kept})
+    if kept:
+        told = ", ".join(f"{name}={value}" for name, value in kept.items())
+        typer.echo(f"kept from the last `up`: {told}", err=True)
     with busy("starting the services"):
         statuses = start(configuration, ui=ui)
     _show(statuses, as_json)
@@ -43,7 +51,9 @@ def start(configuration: Any, *, ui: bool) -> "list[ServiceStatus]":
     from resources import services
     from resources.database import Database
     from seechange_assets.definitions import build_store
+    from seechange_assets.pipeline import build_recipes
 
+    build_recipes(configuration)  # a mistake in a parameter is told before anything is started or kept
     statuses = services.up(configuration, ui=False)
     database = Database(configuration.database_url)
     database.upgrade()

@@ -398,10 +398,10 @@ class TestUpAndDown:
         monkeypatch.setattr(broker, "answers", lambda *_args, **_kwargs: True)
         url = f"postgresql://user:hunter2@127.0.0.1:{free_port()}/db"
         services.up(home_settings(tmp_path, POSTGRES_URL=url, KAFKA_SERVERS="127.0.0.1:1"), ui=False)
-        assert "hunter2" not in (tmp_path / "services.json").read_text()
-        with pytest.raises(ServiceUnavailable, match="external one: set SEECHANGE_POSTGRES_URL"):
+        assert "hunter2" not in (tmp_path / "settings.json").read_text()
+        with pytest.raises(ServiceUnavailable, match="set SEECHANGE_POSTGRES_URL"):
             _ = home_settings(tmp_path).database_url
-        with pytest.raises(ServiceUnavailable, match="external one"):
+        with pytest.raises(ServiceUnavailable, match="set SEECHANGE_POSTGRES_URL"):
             services.ensure_postgres(home_settings(tmp_path))
 
     def test_an_external_broker_that_does_not_answer(self, postgres_url, tmp_path):

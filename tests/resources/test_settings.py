@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resources.settings import Settings, available_cores, deployed_version, psycopg2_url, redacted
+from resources.sky_catalog import GaiaArchive, open_sky_catalog
 from seechange_assets.errors import InvalidName, ParameterError, ServiceUnavailable
 
 
@@ -40,6 +41,12 @@ def test_the_catalog_of_the_home_is_found(tmp_path):
     assert settings(tmp_path).catalog == str(tmp_path / "catalog")
 
 
+def test_the_archive_of_gaia_is_no_file(tmp_path):
+    catalog = settings(tmp_path, CATALOG="gaia").catalog
+    assert catalog == "gaia"
+    assert isinstance(open_sky_catalog(catalog, tmp_path), GaiaArchive)
+
+
 def test_configuration_files_keep_their_order(tmp_path):
     assert settings(tmp_path, CONFIG="/b.yaml::/a.yaml").config == (Path("/b.yaml"), Path("/a.yaml"))
 
@@ -48,7 +55,7 @@ def test_an_archive_url_is_left_alone(tmp_path):
     assert settings(tmp_path, ARCHIVE="s3://bucket/survey").archive == "s3://bucket/survey"
 
 
-def test_an_empty_variable_is_unset(tmp_path):
+def test_an_empty_variable_means_the_default(tmp_path):
     assert settings(tmp_path, INSTRUMENT="", UI_PORT="").instrument == "ls4"
 
 
