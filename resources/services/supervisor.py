@@ -109,14 +109,6 @@ class Supervisor:
         """Processes started under this home, directly or not, that are alive."""
         return [process for process in psutil.process_iter() if _carries(process, MARKER, str(self.home))]
 
-    def cpu_seconds(self) -> dict[int, float]:
-        """CPU time so far of every process of this home, by pid; children that ended count for their parent."""
-        spent: dict[int, float] = {}
-        for process in self.leftovers():
-            with contextlib.suppress(psutil.Error):
-                spent[process.pid] = sum(process.cpu_times()[:4])
-        return spent
-
     def wait_until_ready(
         self, name: str, process: psutil.Process, ready: Callable[[], bool], *, timeout_s: float
     ) -> None:

@@ -67,6 +67,7 @@ def main(
     os.environ["SEECHANGE_SETTLE_S"] = "8"  # the frames come at once here, but a tick of 5 s registers only some
     demo.settings = Settings.from_environment()
     _empty(demo)
+    demo.settings = Settings.from_environment()  # without what the folder kept of an earlier `up`
     try:
         summary = _run(demo)
     finally:

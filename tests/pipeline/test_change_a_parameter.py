@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from resources import services
 from resources.services import broker
 from resources.services.supervisor import Supervisor
+from resources.settings import deployed_version
 from seechange_assets.cli.services import start
 from seechange_assets.cli.session import Session
 from seechange_assets.partitions import Partition
@@ -62,6 +63,7 @@ def processed(short_home: Path, request: pytest.FixtureRequest) -> Iterator[Worl
 
 def configure(world: World, text: str) -> None:
     (world.home / "site.yaml").write_text(text)
+    deployed_version.cache_clear()  # a command of its own would read the file anew
 
 
 def stale(world: World) -> dict[str, int]:
