@@ -9,6 +9,8 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 _FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 UNFINISHED = [status for status in dg.DagsterRunStatus if status not in _FINISHED]
+#: A run that was made but not queued (the database failed in between) is queued by the same request, made again.
+_IN_WORK = [status for status in UNFINISHED if status is not dg.DagsterRunStatus.NOT_STARTED]
 _PARTITION_TAG = "dagster/partition"
 
 
@@ -21,7 +23,7 @@ def in_work(instance: dg.DagsterInstance, keys: Collection[dg.MultiPartitionKey]
     """Those of the partitions that a run is queued for or at work on; one question for all."""
     if not keys:
         return set()
-    unfinished = dg.RunsFilter(statuses=UNFINISHED, tags={_PARTITION_TAG: [str(key) for key in keys]})
+    unfinished = dg.RunsFilter(statuses=_IN_WORK, tags={_PARTITION_TAG: [str(key) for key in keys]})
     return {run.tags[_PARTITION_TAG] for run in instance.get_runs(unfinished)}
 
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 PERIOD_S = 5.0
 #: A run being handed over may wait some seconds for the queue before its task exists.
 ROUNDS = 3
-#: Between making a run and queueing it are milliseconds.
-NEVER_QUEUED_S = 30.0
+#: Between making a run and queueing it are milliseconds; a sensor that failed in between does it in its next ticks.
+NEVER_QUEUED_S = 60.0
 NEVER_QUEUED = "This run was made but never queued: the database or the daemon failed in between."
 REASON = "The task of this run is lost: it is neither in the queue nor with a worker."
 

@@ -99,6 +99,19 @@ def test_what_is_at_work_is_left_alone(tick, instance, recipes):
     assert tick(repeats.repeat_exposures, rows.exposure(recipes, KEY), failed(recipes, KEY, "diff")) == []
 
 
+def test_what_was_made_but_not_queued_is_requested_under_the_same_key(tick, instance, recipes):
+    """Dagster then queues the run that is there."""
+    instance.add_dynamic_partitions("exposure", [KEY])
+    partition = str(dg.MultiPartitionKey({"exposure": KEY, "ccd": "01"}))
+    report = failed(recipes, KEY, "diff")
+    (request,) = tick(repeats.repeat_exposures, rows.exposure(recipes, KEY), report)
+    instance.add_run(
+        dg.DagsterRun("process_ccd", tags={"dagster/partition": partition, "dagster/run_key": request.run_key})
+    )
+    (again,) = tick(repeats.repeat_exposures)
+    assert again.run_key == request.run_key
+
+
 def test_no_more_is_requested_than_there_is_room_for(tick, instance, recipes, monkeypatch):
     instance.add_dynamic_partitions("exposure", [KEY])
     exposure = rows.exposure(recipes, KEY, n_bytes=2_000_000)  # of two CCDs
