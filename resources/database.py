@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from resources.postgres_pool import check_after_a_pause
@@ -56,13 +56,14 @@ class Database:
         try:
             with Session(self.engine, expire_on_commit=False) as session, session.begin():
                 yield session
-        except OperationalError as error:
+        except DBAPIError as error:  # a server that ends within a commit is no OperationalError to the driver
             if getattr(error.orig, "pgcode", None) == _DISK_FULL:
                 raise StorageFull(
                     f"Postgres has no room left on its disk ({_first_line(error.orig)}), and nothing was written; free "
                     "space: what is missing is then made by itself"
                 ) from error
-            if error.connection_invalidated or "connect" in str(error.orig).lower():
+            is_refused = isinstance(error, OperationalError) and "connect" in str(error.orig).lower()
+            if error.connection_invalidated or is_refused:
                 raise ServiceUnavailable(
                     f"Postgres does not answer ({_first_line(error.orig)}); run `seechange up`"
                 ) from error

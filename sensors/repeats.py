@@ -47,7 +47,7 @@ ATTEMPT_TAG = "seechange/attempt"
 _OUTAGES = (
     *(error.__name__ for error in OUTAGES),
     *("OSError", "ConnectionError", "ConnectionRefusedError", "ConnectionResetError", "ConnectionAbortedError"),
-    *("BrokenPipeError", "TimeoutError", "OperationalError", "InterfaceError"),
+    *("BrokenPipeError", "TimeoutError", "OperationalError", "InterfaceError", "DatabaseError"),
 )
 #: Below live data (10); what makes masters and references keeps the priority that its run had.
 _PRIORITY = "5"

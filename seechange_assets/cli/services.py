@@ -108,7 +108,7 @@ def _with_tables(postgres: "ServiceStatus", configuration: Any) -> "ServiceStatu
     """The line of Postgres, which is not well while its tables are not those of this code."""
     from dataclasses import replace
 
-    from sqlalchemy.exc import OperationalError
+    from sqlalchemy.exc import DBAPIError
 
     from resources.database import Database
 
@@ -116,7 +116,7 @@ def _with_tables(postgres: "ServiceStatus", configuration: Any) -> "ServiceStatu
         return postgres
     try:
         found, needed = Database(configuration.database_url).revisions()
-    except OperationalError as error:
+    except DBAPIError as error:
         return replace(postgres, state="degraded", detail=f"{str(error.orig).strip().splitlines()[0]}: `seechange up`")
     if found == needed:
         return postgres

@@ -112,7 +112,7 @@ class LiveWorld(World):
         try:
             with self.session.store.database.session() as session:
                 return len(session.scalars(done).all()) == len(CCDS)
-        except (sa.exc.OperationalError, ServiceUnavailable):  # Postgres may be down just now: that is the test
+        except (sa.exc.DBAPIError, ServiceUnavailable):  # Postgres may be down just now: that is the test
             return False
 
 
@@ -194,7 +194,7 @@ def stop_postgres_within_an_association(world: LiveWorld) -> None:
         with database.session() as session:  # a new transaction: within one, the view does not change
             return bool(session.scalar(sa.text(waiting)))
 
-    with suppress(sa.exc.OperationalError), database.engine.connect() as connection, connection.begin():
+    with suppress(sa.exc.DBAPIError), database.engine.connect() as connection, connection.begin():
         connection.execute(sa.text("lock table measurements in share row exclusive mode"))
         world.wait(is_within, "an association")
         stop_postgres_at_once(world)
